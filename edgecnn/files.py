@@ -1,0 +1,94 @@
+"""Writing files so that nothing is lost: never half a file, never over another one unasked.
+
+A file is written under a temporary name in the folder where it will end up, flushed to the disk, and
+renamed into place in one step. A crash, Ctrl-C or a full disk leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgecnn.errors import OutputError, OutputExistsError
+
+__all__ = ["atomic_output", "check_output", "sha256_file", "write_atomic"]
+
+
+def check_output(path: str | os.PathLike[str], *, force: bool = False) -> Path:
+    """Refuse an output path early, before any long work.
+
+    Raises:
+        OutputExistsError: something is there and `force` is false.
+        OutputError: it is a folder, its folder is missing or not writable.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise OutputError(f"cannot write {target}", got="a folder", expected="a file name")
+    if not target.parent.is_dir():
+        raise OutputError(
+            f"cannot write {target}", got=f"no folder {target.parent}", remedy=f"mkdir -p {target.parent}"
+        )
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"cannot write {target}", got=f"no permission to write in {target.parent}")
+    if target.exists() and not force:
+        raise OutputExistsError(f"{target} exists", remedy="Use --force (force=True) to overwrite it")
+    return target
+
+
+@contextlib.contextmanager
+def atomic_output(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """Give a temporary path to write to; on success it becomes `path`, on any exception it is removed.
+
+    The temporary name keeps the suffix, since writers such as OpenCV's choose the format by it.
+
+    Raises:
+        OutputExistsError, OutputError: as `check_output`, and where the writing itself failed
+            (disk full, file too large, input/output error).
+    """
+    target = check_output(path, force=force)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp made it private
+            check_output(target, force=force)  # again: a file may have appeared meanwhile
+            temporary.replace(target)
+        except OSError as error:
+            if isinstance(error, OutputError) or error.errno not in _WRITE_FAILURES:
+                raise
+            raise OutputError(
+                f"cannot write {target}", got=f"{os.strerror(error.errno or 0)}", remedy="Nothing was left behind"
+            ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+_WRITE_FAILURES = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> Path:
+    """Write `data` to `path`, whole or not at all. Raises as `atomic_output`."""
+    with atomic_output(path, force=force) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, as 64 hex digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,209 @@
+"""Model = spec + preprocessing + backend + task.
+
+One model serves any number of threads: each call takes an input tensor from a pool that grows to the
+number of calls under way at once, so nothing is shared and, in steady state, nothing large is allocated.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.backends import Backend, TensorInfo, check_feeds, open_backend
+from edgecnn.errors import ClosedError, SpecError
+from edgecnn.geometry import Geometry
+from edgecnn.metadata import BUILD_KEY, read_json
+from edgecnn.preprocess import Preprocessor
+from edgecnn.results import Result
+from edgecnn.spec import ModelSpec
+from edgecnn.tasks import Task, create_task
+
+__all__ = ["Model", "StageTimes", "load"]
+
+_log = logging.getLogger(__name__)
+
+
+class StageTimes(NamedTuple):
+    """How long the stages of one call took, in milliseconds."""
+
+    preprocess_ms: float
+    infer_ms: float
+    postprocess_ms: float
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    spec: ModelSpec | None = None,
+    threads: int | None = None,
+) -> Model:
+    """Load a model.
+
+    Args:
+        path: an ONNX file: exported, calibrated or built.
+        backend: `auto` or `onnxruntime`; an explicit choice never falls back.
+        spec: used instead of the one in the file; needed for a file that has none.
+        threads: CPU threads of one inference; the library's own choice where None.
+
+    Raises:
+        ModelNotFoundError, ModelFormatError: no file there, or none that can be read.
+        SpecError: no spec in the file and none given, or one that does not fit the graph.
+        BackendUnavailableError: the backend's library is not installed.
+    """
+    opened, reason = open_backend(path, backend=backend, threads=threads)
+    _log.info("%s: %s on %s (%s)", path, opened.name, opened.device, reason)
+    try:
+        return Model(opened, spec, name=Path(path).name, backend_reason=reason)
+    except BaseException:
+        opened.close()
+        raise
+
+
+class Model:
+    """A loaded model: frames in, typed results out. Safe from any thread; close it or use it in a `with`.
+
+    Attributes:
+        spec: what the model says of itself.
+        backend: the library that runs it; `backend_reason` says why that one.
+        task: decodes its outputs and draws its results.
+    """
+
+    def __init__(
+        self, backend: Backend, spec: ModelSpec | None = None, *, name: str = "model", backend_reason: str = "given"
+    ) -> None:
+        spec = spec or ModelSpec.from_metadata(backend.metadata)
+        if spec is None:
+            raise SpecError(
+                f"{name} does not say how to use it",
+                got="no edgecnn.spec in its metadata",
+                expected="a task and preprocessing",
+                remedy="Give them: --task classification --preset imagenet (in Python, spec=)",
+            )
+        self.name = name
+        self.spec = spec
+        self.backend = backend
+        self.backend_reason = backend_reason
+        self.input, self._batch = _image_input(backend.inputs, spec)
+        self.task: Task = create_task(spec, backend.outputs)
+        self._pool: list[Preprocessor] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `fp16` or `int8` as built by edgecnn; `as in the file` for a model that edgecnn did not build."""
+        build = read_json(self.backend.metadata, BUILD_KEY)
+        return str(build["precision"]) if build and "precision" in build else "as in the file"
+
+    def __call__(self, frame_bgr: NDArray[np.uint8]) -> Result:
+        """Classify, detect … one frame.
+
+        Args:
+            frame_bgr: (H, W, 3) uint8 in OpenCV's order; (H, W, 4) BGRA and (H, W) grey are taken too.
+
+        Raises:
+            InputError: not such a frame.
+            InferenceError: the backend failed.
+            ClosedError: the model is closed.
+        """
+        return self.timed(frame_bgr)[0]
+
+    def timed(self, frame_bgr: NDArray[np.uint8]) -> tuple[Result, StageTimes]:
+        """As calling the model, with the time that each stage took."""
+        results, times = self._run([frame_bgr], self._batch or 1)
+        return results[0], times
+
+    def batch(self, frames_bgr: Sequence[NDArray[np.uint8]]) -> list[Result]:
+        """One result a frame, in order; the frames may differ in size.
+
+        A model with a free batch axis runs them at once, one with a fixed batch in portions of it.
+        """
+        portion = self._batch or max(1, len(frames_bgr))
+        results: list[Result] = []
+        for start in range(0, len(frames_bgr), portion):
+            results += self._run(frames_bgr[start : start + portion], portion)[0]
+        return results
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Tensors in, tensors out, without preprocessing or decoding. Raises InputError where they do not fit."""
+        self._check_open()
+        check_feeds(self.backend.inputs, feeds)
+        return self.backend.run(feeds)
+
+    def close(self) -> None:
+        """Free the backend and the buffers. A second call does nothing."""
+        with self._lock:
+            self._closed = True
+            self._pool.clear()
+        self.backend.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        height, width = self.spec.image.size_hw
+        return f"<Model {self.name}: {self.spec.task}, {height}x{width}, {self.precision}, {self.backend.name}>"
+
+    def _run(self, frames: Sequence[NDArray[np.uint8]], batch: int) -> tuple[list[Result], StageTimes]:
+        self._check_open()
+        preprocess = self._take(batch)
+        try:
+            start = perf_counter()
+            geometries: list[Geometry] = [preprocess(frame, index) for index, frame in enumerate(frames)]
+            preprocessed = perf_counter()
+            outputs = self.backend.run({self.input.name: preprocess.tensor})
+            inferred = perf_counter()
+            results = self.task.decode(outputs, geometries)
+            end = perf_counter()
+        finally:
+            self._give_back(preprocess)
+        return results, StageTimes((preprocessed - start) * 1e3, (inferred - preprocessed) * 1e3, (end - inferred) * 1e3)
+
+    def _take(self, batch: int) -> Preprocessor:
+        with self._lock:
+            for index, preprocess in enumerate(self._pool):
+                if len(preprocess.tensor) == batch:
+                    return self._pool.pop(index)
+        return Preprocessor(self.spec.image, batch=batch)
+
+    def _give_back(self, preprocess: Preprocessor) -> None:
+        with self._lock:
+            if not self._closed:
+                self._pool.append(preprocess)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self.name} is closed", remedy="Load it again")
+
+
+def _image_input(inputs: Sequence[TensorInfo], spec: ModelSpec) -> tuple[TensorInfo, int | None]:
+    """The one image input and its batch (None where free), checked against the spec."""
+    if len(inputs) != 1:
+        raise SpecError("the model takes several inputs", got=", ".join(info.name for info in inputs), expected="one image")
+    image = inputs[0]
+    fits = len(image.shape) == 4 and all(
+        side in (None, wanted) for side, wanted in zip(image.shape[1:], spec.image.shape, strict=True)
+    )
+    if not fits or image.dtype != "float32":
+        raise SpecError(
+            f"the spec does not fit the model's input {image.name}",
+            got=f"{spec.image.layout} {spec.image.shape} float32 in the spec",
+            expected=f"{image.shape[1:]} {image.dtype} in the graph",
+            remedy="Correct --input-size or --layout",
+        )
+    return image, image.shape[0]

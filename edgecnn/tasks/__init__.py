@@ -1,0 +1,72 @@
+"""Tasks: from a network's outputs to a result, and from a result to a drawing.
+
+A task is one module in this package with a function `create(spec, outputs) -> Task`. The spec names the
+module, so that adding a task touches no other file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.backends import TensorInfo
+from edgecnn.errors import SpecError
+from edgecnn.geometry import Geometry
+from edgecnn.results import Result
+from edgecnn.spec import ModelSpec
+
+__all__ = ["Task", "available_tasks", "create_task", "read_head"]
+
+
+class Task(Protocol):
+    """What the runtime needs of a task. Safe from any thread."""
+
+    def decode(self, outputs: Mapping[str, NDArray[Any]], geometries: Sequence[Geometry]) -> list[Result]:
+        """One result a frame, from outputs with a batch axis in front; `geometries` has one entry a frame."""
+
+    def draw(self, image_bgr: NDArray[np.uint8], result: Result) -> None:
+        """Draw the result onto the frame (H, W, 3), in place."""
+
+    def agreement(self, reference: Result, result: Result) -> dict[str, float]:
+        """How far two results of one frame agree: metric → value in [0, 1], 1 where they say the same."""
+
+
+def create_task(spec: ModelSpec, outputs: Sequence[TensorInfo]) -> Task:
+    """Make the task that the spec names.
+
+    Raises:
+        SpecError: no such task, or the head's options or the outputs do not fit it.
+    """
+    if spec.task not in available_tasks():
+        raise SpecError("unknown task", got=spec.task, expected="one of " + ", ".join(available_tasks()))
+    module = importlib.import_module(f"{__name__}.{spec.task}")
+    task: Task = module.create(spec, outputs)
+    return task
+
+
+def available_tasks() -> tuple[str, ...]:
+    """Names of the tasks of this version."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+
+
+_Head = TypeVar("_Head")
+
+
+def read_head(spec: ModelSpec, head_type: type[_Head]) -> _Head:
+    """The spec's head as a task's own dataclass. Raises SpecError on unknown keys or wrong types."""
+    import msgspec
+
+    unknown = set(spec.head) - set(head_type.__annotations__)
+    if unknown:
+        raise SpecError(
+            f"unknown option of the {spec.task} head", got=", ".join(sorted(unknown)), expected="of " + ", ".join(head_type.__annotations__)
+        )
+    try:
+        return msgspec.convert(dict(spec.head), head_type)
+    except msgspec.ValidationError as error:
+        raise SpecError(f"the {spec.task} head is wrong", got=str(error)) from error
