@@ -1,0 +1,36 @@
+"""Class names: from a file with one name a line, or one of the lists that come with edgecnn."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgecnn.errors import SpecError
+
+__all__ = ["read_labels"]
+
+BUILT_IN = ("imagenet",)
+
+
+def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Class names in order of class id.
+
+    Args:
+        source: `imagenet`, or a UTF-8 text file with one name a line (empty lines at the end are ignored).
+
+    Raises:
+        SpecError: no such file, or not a text file.
+    """
+    name = os.fspath(source)
+    path = Path(__file__).with_name(f"{name}.txt") if name in BUILT_IN else Path(name)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise SpecError(f"no labels file {name}", expected="a file with one class name a line, or " + ", ".join(BUILT_IN)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read labels from {name}", got=str(error), expected="a UTF-8 text file") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise SpecError(f"labels file {name} is empty", expected="one class name a line")
+    return tuple(line.strip() for line in lines)
