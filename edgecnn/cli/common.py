@@ -12,7 +12,7 @@ import click
 
 from edgecnn.progress import Progress, no_progress
 
-__all__ = ["Size", "emit", "example_help", "force_option", "json_option", "print_table", "progress_bar", "say"]
+__all__ = ["Size", "emit", "example_help", "force_option", "json_option", "print_table", "progress_bar", "say", "threads_option"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -25,6 +25,12 @@ def json_option(function: _Function) -> _Function:
 def force_option(function: _Function) -> _Function:
     """Adds `--force` as the parameter `force`."""
     return click.option("--force", is_flag=True, help="Overwrite what is there.")(function)
+
+
+def threads_option(function: _Function) -> _Function:
+    """Adds `--threads` as the parameter `threads`."""
+    text = "CPU threads of one inference; ONNX Runtime's own choice by default."
+    return click.option("--threads", type=click.IntRange(min=1), help=text)(function)
 
 
 def emit(report: Mapping[str, Any], as_json: bool) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 
+from edgecnn.backends import open_backend
 from edgecnn.cli.common import Size
 from edgecnn.errors import SpecError
 from edgecnn.labels import read_labels
 from edgecnn.spec import PRESETS, Color, ImageSpec, Interpolation, Layout, ModelSpec, Resize, image_spec, override
 
-__all__ = ["SpecOptions", "spec_options"]
+__all__ = ["SpecOptions", "model_spec", "spec_options"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -92,6 +94,17 @@ class SpecOptions:
         if given.keys() & {"resize", "size_hw", "crop_fraction"}:
             values.pop("resize_hw")  # it followed from the old ones
         return image_spec(None, **{**values, **given})
+
+
+def model_spec(path: Path, options: SpecOptions) -> ModelSpec | None:
+    """The options over the spec in a model's file; None where nothing was said, so that the file's own is used."""
+    if not options.any_given:
+        return None
+    backend, _ = open_backend(path)
+    try:
+        return options.resolve(ModelSpec.from_metadata(backend.metadata))
+    finally:
+        backend.close()
 
 
 def spec_options(function: _Function) -> _Function:

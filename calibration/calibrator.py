@@ -1,0 +1,208 @@
+"""Calibration: frames through the float model → the quantization table, and the accuracy that it gives.
+
+    frames ──▶ preprocessing ──▶ float model, all activations visible ──▶ statistics ──▶ ranges ──▶ table
+    held-out frames ──▶ float model and the lowered INT8 model ──▶ accuracy report
+
+Frames stream through one at a time. What comes out is the float model again, with the table and the report
+in its metadata: any ONNX tool still opens it, and every target can be built from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn import __version__
+from edgecnn.backends.onnxruntime import create_session
+from edgecnn.calibration.observers import TensorStats, merge, observe
+from edgecnn.calibration.ranges import SMALLEST_AMAX, Method, choose_range
+from edgecnn.camera.source import Skipped
+from edgecnn.compare import Agreement
+from edgecnn.dataset import open_frames
+from edgecnn.errors import DataError, SpecError
+from edgecnn.export.graph import load_graph, save_graph, to_bytes
+from edgecnn.export.lowering import lower_graph
+from edgecnn.export.measure import measure_accuracy
+from edgecnn.export.placement import ANCHORS, activations, scale_source, weight_axis, weight_of
+from edgecnn.files import check_output
+from edgecnn.metadata import ACCURACY_KEY, QUANTIZATION_KEY, SPEC_KEY
+from edgecnn.preprocess import Preprocessor
+from edgecnn.progress import Progress, no_progress
+from edgecnn.quantization import LEVELS, QuantizationTable, WeightScales
+from edgecnn.spec import ImageSpec, ModelSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["CalibrationResult", "calibrate", "observe_activations", "weight_scales"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationResult:
+    """What calibration wrote and found.
+
+    Attributes:
+        path: the calibrated model.
+        table: the quantization table in it.
+        accuracy: the INT8 model that ONNX Runtime gets, against the float model, on frames that
+            calibration did not see.
+        skipped: images that could not be read, with the reason.
+    """
+
+    path: Path
+    table: QuantizationTable
+    accuracy: Agreement
+    skipped: tuple[Skipped, ...]
+
+
+def calibrate(
+    model: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    method: Method = "entropy",
+    limit: int = 512,
+    evaluation_data: str | os.PathLike[str] | None = None,
+    spec: ModelSpec | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> CalibrationResult:
+    """Calibrate an exported model for INT8 and measure what INT8 costs.
+
+    Args:
+        model: a float32 ONNX file.
+        data: a folder of images, an image pattern, a video, a camera, or a `.npy` of uint8 (N, H, W, 3) RGB.
+        output: where the calibrated model is written.
+        method: how a range is chosen from what was seen; see `edgecnn.calibration.ranges`.
+        limit: frames to use at most; of a longer video, evenly spaced ones.
+        evaluation_data: frames to measure accuracy on; where None, a fifth of `data` is held out.
+        spec: used instead of the model's own.
+        threads: CPU threads; ONNX Runtime's own choice where None.
+        force: overwrite `output`.
+        progress: called as frames are done.
+
+    Raises:
+        DataError: no frames, too few to hold any out, or an activation that is infinite or NaN.
+        ModelFormatError, ModelNotFoundError, SpecError: the model cannot be used.
+        OutputError, OutputExistsError: `output` cannot be written.
+    """
+    target = check_output(output, force=force)
+    graph = load_graph(model)
+    spec = spec or ModelSpec.from_metadata(graph.metadata_props)
+    if spec is None:
+        raise SpecError(
+            f"{model} does not say how to use it",
+            got="no edgecnn.spec in its metadata",
+            remedy="Give a task and preprocessing: --task classification --preset imagenet (in Python, spec=)",
+        )
+    if not any(node.op_type in ANCHORS and weight_of(node) for node in graph.graph):
+        raise DataError(f"{model} has nothing to quantize", got="no Conv, Gemm or MatMul with constant weights")
+    graph.metadata_props[SPEC_KEY] = spec.to_json()
+    for key in (QUANTIZATION_KEY, ACCURACY_KEY):
+        graph.metadata_props.pop(key, None)
+    frames = open_frames(data, limit=limit)
+    if evaluation_data is None:
+        frames, held_out = frames.split()
+    else:
+        held_out = open_frames(evaluation_data, limit=limit)
+
+    stats, count, digest = observe_activations(graph, spec.image, frames, threads=threads, total=frames.count, progress=progress)
+    table = QuantizationTable(
+        activations={name: choose_range(entry, method) for name, entry in stats.items()},
+        weights=weight_scales(graph),
+        method=method,
+        frames=count,
+        frames_sha256=digest,
+        tool=f"edgecnn {__version__}",
+    )
+    float_bytes = to_bytes(graph)
+    graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
+    lowered = to_bytes(lower_graph(graph, "int8"))
+    accuracy = measure_accuracy(float_bytes, lowered, held_out, threads=threads, progress=progress)
+    # The hash ties the report to the very graph that was measured: a build that makes another one says so.
+    identity = {"precision": "int8", "target": "onnxruntime", "graph_sha256": hashlib.sha256(lowered).hexdigest()}
+    report = {**identity, **accuracy.to_dict()}
+    graph.metadata_props[ACCURACY_KEY] = json.dumps(report, sort_keys=True)
+    save_graph(graph, target, force=force)
+    skipped = tuple(dict.fromkeys([*frames.skipped, *held_out.skipped]))
+    return CalibrationResult(path=target, table=table, accuracy=accuracy, skipped=skipped)
+
+
+def observe_activations(
+    model: ir.Model,
+    image: ImageSpec,
+    frames: Iterable[NDArray[np.uint8]],
+    *,
+    threads: int | None = None,
+    total: int | None = None,
+    progress: Progress = no_progress,
+) -> tuple[dict[str, TensorStats], int, str]:
+    """Run frames through the float model and keep the statistics of every tensor that may be quantized.
+
+    Returns:
+        Tensor name → statistics, the number of frames, and the SHA-256 of their input tensors.
+    """
+    observed = {str(value.name): None for value in activations(model.graph) if scale_source(value) is value}
+    visible = model.clone()
+    outputs = {str(value.name) for value in visible.graph.outputs}
+    input_name = str(visible.graph.inputs[0].name)
+    for node in visible.graph:
+        visible.graph.outputs.extend(v for v in node.outputs if v.name in observed and v.name not in outputs)
+    session = create_session(to_bytes(visible), threads=threads)
+    names = [name for name in observed if name != input_name]
+    preprocess = Preprocessor(image, batch=_batch(model))
+    stats: dict[str, TensorStats] = {}
+    digest = hashlib.sha256()
+    count = 0
+    for frame in frames:
+        preprocess(frame)
+        digest.update(preprocess.tensor[0])
+        arrays = dict(zip(names, session.run(names, {input_name: preprocess.tensor}), strict=True))
+        arrays[input_name] = preprocess.tensor
+        for name, array in arrays.items():
+            seen = observe(array[:1])
+            if seen.not_finite:
+                raise DataError(
+                    f"activation {name} is infinite or NaN on frame {count}",
+                    got=f"{seen.not_finite} such values",
+                    remedy="Check the preprocessing and the weights: the float model itself overflows",
+                )
+            stats[name] = merge(stats[name], seen) if name in stats else seen
+        count += 1
+        progress("calibrating", count, total)
+    if not count:
+        raise DataError("no frames to calibrate with", expected="a folder of images, a video, a camera or a .npy")
+    return stats, count, digest.hexdigest()
+
+
+def weight_scales(model: ir.Model) -> dict[str, WeightScales]:
+    """Per-channel scales amax / 127 for the constant weights of every anchor.
+
+    A dead channel, all zero, gets scale 1: TensorRT refuses scales that are not positive.
+    """
+    scales: dict[str, WeightScales] = {}
+    for node in model.graph:
+        weight = weight_of(node)
+        if weight is None or weight.const_value is None or weight.name in scales:
+            continue
+        values = np.abs(weight.const_value.numpy().astype(np.float64))
+        axis = weight_axis(node)
+        amax = values.max(axis=tuple(index for index in range(values.ndim) if index != axis))
+        amax = np.where(amax == 0, LEVELS, np.maximum(amax, SMALLEST_AMAX))
+        scales[str(weight.name)] = WeightScales(axis=axis, scales=tuple((amax / LEVELS).tolist()))
+    return scales
+
+
+def _batch(model: ir.Model) -> int:
+    shape = model.graph.inputs[0].shape
+    side: Any = shape[0] if shape is not None and len(shape) else 1
+    return side if isinstance(side, int) else 1

@@ -1,0 +1,78 @@
+"""From statistics to the range that 8 bits represent.
+
+- `minmax`: the largest magnitude seen. Nothing saturates; one outlier makes every step coarser.
+- `entropy`: the threshold whose clipped and quantized distribution is closest to the observed one in
+  Kullback-Leibler divergence, as TensorRT's calibrator chooses it (S. Migacz, "8-bit Inference with
+  TensorRT", GTC 2017): for each candidate of i bins, P is the histogram up to i with everything beyond
+  added to its last bin; Q is that histogram without the addition, summed into 128 groups and spread evenly
+  over the bins of each group that P occupies; the i with the least Σ P log(P / Q) wins.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.calibration.observers import TensorStats
+from edgecnn.quantization import ActivationRange
+
+__all__ = ["METHODS", "SMALLEST_AMAX", "Method", "choose_range", "entropy_threshold"]
+
+Method = Literal["minmax", "entropy"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+SMALLEST_AMAX = float(np.finfo(np.float32).tiny) * 2**10
+"""Below this a float32 scale amax / 127 would be denormal, which some processors flush to zero."""
+
+_GROUPS = 128
+_FINEST = 2048
+
+
+def choose_range(stats: TensorStats, method: Method) -> ActivationRange:
+    """The range of one tensor. A tensor that was always zero gets amax 1, so that its scale is positive."""
+    if stats.amax == 0:
+        return ActivationRange(amax=1.0, low=0.0, high=0.0, method="constant")
+    amax = stats.amax if method == "minmax" else min(entropy_threshold(stats), stats.amax)
+    return ActivationRange(amax=max(amax, SMALLEST_AMAX), low=stats.low, high=stats.high, method=method)
+
+
+def entropy_threshold(stats: TensorStats) -> float:
+    """The magnitude at which to clip; see the module's docstring."""
+    used = int(np.flatnonzero(stats.counts)[-1]) + 1
+    counts, width = stats.counts[:used], stats.bin_width
+    while len(counts) > _FINEST:
+        counts = np.pad(counts, (0, len(counts) % 2)).reshape(-1, 2).sum(axis=1)
+        width *= 2
+    histogram = counts.astype(np.float64)
+    if len(histogram) > 1:
+        # Zeros behind a ReLU are represented exactly at any threshold, and would drown all the rest.
+        histogram[0] = histogram[1]
+    if len(histogram) <= _GROUPS:
+        return len(histogram) * width
+    candidates = range(_GROUPS, len(histogram) + 1)
+    divergences = [_divergence(histogram, end) for end in candidates]
+    return (_GROUPS + int(np.argmin(divergences))) * width
+
+
+def _divergence(histogram: NDArray[np.float64], end: int) -> float:
+    """Σ P log(P / Q) with P and Q over the first `end` bins."""
+    inside = histogram[:end]
+    reference = inside.copy()
+    reference[-1] += histogram[end:].sum()
+    # np.add.reduceat sums inside[start:next start]
+    starts = np.arange(_GROUPS) * end // _GROUPS
+    occupied = reference > 0
+    sums = np.add.reduceat(inside, starts)
+    members = np.add.reduceat(occupied.astype(np.float64), starts)
+    level = np.divide(sums, members, out=np.zeros(_GROUPS), where=members > 0)
+    sizes = np.diff(np.append(starts, end))
+    quantized = np.where(occupied, np.repeat(level, sizes), 0.0)
+    total = quantized.sum()
+    if total == 0:
+        return float("inf")
+    p = reference[occupied] / reference.sum()
+    # the clipped mass can leave Q empty where P is not; a floor keeps the divergence finite and large
+    q = np.maximum(quantized[occupied] / total, 1e-12)
+    return float(np.sum(p * np.log(p / q)))

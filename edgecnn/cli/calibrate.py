@@ -1,0 +1,103 @@
+"""`edgecnn calibrate`: frames → ranges → a calibrated model with its measured accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgecnn.cli.common import emit, example_help, force_option, json_option, print_table, progress_bar, say, threads_option
+from edgecnn.cli.spec_options import SpecOptions, model_spec, spec_options
+
+if TYPE_CHECKING:
+    from edgecnn.calibration import CalibrationResult
+
+__all__ = ["command"]
+
+
+@click.command(
+    "calibrate",
+    epilog=example_help(
+        """
+edgecnn calibrate model.onnx --data photos/ -o model.calibrated.onnx
+edgecnn calibrate model.onnx --data drive.mp4 --limit 300 --eval-data other-day.mp4 -o model.calibrated.onnx
+edgecnn calibrate foreign.onnx --preset imagenet --data frames.npy -o model.calibrated.onnx
+"""
+    ),
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="Folder or pattern of images, video, camera number, or .npy of uint8 (N, H, W, 3) RGB.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The calibrated model.")
+@click.option("--method", type=click.Choice(["minmax", "entropy"]), default="entropy", show_default=True, help="How a range is chosen.")
+@click.option("--limit", type=click.IntRange(min=2), default=512, show_default=True, help="Frames to use at most, evenly spaced.")
+@click.option("--eval-data", help="Frames to measure accuracy on; without it a fifth of --data is held out.")
+@threads_option
+@spec_options
+@force_option
+@json_option
+def command(
+    model: Path,
+    data: str,
+    output: Path,
+    method: Any,
+    limit: int,
+    eval_data: str | None,
+    threads: int | None,
+    spec_options: SpecOptions,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Find the ranges of MODEL's tensors for INT8, and measure what INT8 costs.
+
+    The calibrated model is the float model with the quantization table and the accuracy report in it;
+    build any precision from it.
+    """
+    from edgecnn.calibration import calibrate
+
+    with progress_bar() as progress:
+        result = calibrate(
+            model,
+            data,
+            output,
+            method=method,
+            limit=limit,
+            evaluation_data=eval_data,
+            spec=model_spec(model, spec_options),
+            threads=threads,
+            force=force,
+            progress=progress,
+        )
+    _show(result, as_json)
+
+
+def _show(result: CalibrationResult, as_json: bool) -> None:
+    for path, reason in result.skipped:
+        say(f"skipped: {path}: {reason}")
+    table, accuracy = result.table, result.accuracy
+    rows = [(f"{name}: SQNR", _decibels(output.sqnr_db)) for name, output in accuracy.outputs.items()]
+    rows += [(f"{name}: cosine", f"{output.cosine:.5f}" if output.cosine is not None else "–") for name, output in accuracy.outputs.items()]
+    rows += [(metric.replace("_", " "), f"{value:.1%}") for metric, value in accuracy.metrics.items()]
+    print_table(
+        f"{result.path}: {table.method} ranges of {len(table.activations)} tensors from {table.frames} frames; "
+        f"INT8 against FP32 on {accuracy.images} held-out frames",
+        rows,
+        ("", "INT8"),
+        as_json=as_json,
+    )
+    emit(
+        {
+            "path": str(result.path),
+            "method": table.method,
+            "frames": table.frames,
+            "tensors": len(table.activations),
+            "weights": len(table.weights),
+            "skipped": [{"path": str(path), "reason": reason} for path, reason in result.skipped],
+            "accuracy": accuracy.to_dict(),
+        },
+        as_json,
+    )
+
+
+def _decibels(value: float | None) -> str:
+    return "identical" if value is None else f"{value:.1f} dB"

@@ -1,0 +1,48 @@
+"""`edgecnn lower`: the graph that `build` compiles, for people who feed it to another tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgecnn.cli.common import emit, example_help, force_option, json_option
+
+__all__ = ["command"]
+
+
+@click.command(
+    "lower",
+    epilog=example_help(
+        """
+edgecnn lower model.calibrated.onnx --precision int8 --target onnxruntime -o lowered.onnx
+edgecnn lower model.onnx --precision fp16 -o lowered.onnx
+"""
+    ),
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), required=True, help="INT8 needs a calibrated model.")
+@click.option("--target", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True, help="What will run it.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The lowered graph.")
+@force_option
+@json_option
+def command(model: Path, precision: Any, target: Any, output: Path, force: bool, as_json: bool) -> None:
+    """Write the graph that `edgecnn build` compiles, without measuring anything."""
+    from collections import Counter
+
+    from edgecnn.export.graph import load_graph, save_graph
+    from edgecnn.export.lowering import lower_graph
+    from edgecnn.files import check_output
+
+    check_output(output, force=force)
+    lowered = lower_graph(load_graph(model), precision, target=target)
+    path = save_graph(lowered, output, force=force)
+    nodes = dict(Counter(node.op_type for node in lowered.graph).most_common())
+    if not as_json:
+        summary = ", ".join(f"{count} {name}" for name, count in nodes.items())
+        click.echo(f"{path}: {precision} for {target}, {path.stat().st_size / 1e6:.1f} MB: {summary}")
+    emit(
+        {"path": str(path), "precision": precision, "target": target, "size_bytes": path.stat().st_size, "nodes": nodes},
+        as_json,
+    )

@@ -1,0 +1,182 @@
+"""Frames to calibrate, measure and compare with: images, a video, an array or a camera, one at a time.
+
+A FrameSet can be gone through again and again (a camera only once), holds one frame at a time, and can be
+split into a part to calibrate with and a part held out, such that neighbouring frames of one video do not
+end up on both sides.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.camera.opening import open_camera
+from edgecnn.camera.images import ImagesReader, image_files, is_image_name
+from edgecnn.camera.source import Skipped, Source
+from edgecnn.camera.uri import parse_source
+from edgecnn.errors import DataError
+
+__all__ = ["FrameSet", "open_frames"]
+
+HELD_OUT = 5  # every fifth image, or the last fifth of a video
+DEFAULT_CAMERA_FRAMES = 512
+
+
+class FrameSet:
+    """Frames as (H, W, 3) uint8 BGR.
+
+    Args:
+        name: where they come from, for messages.
+        positions: which frames of the source.
+        read: positions → their frames, in order.
+        contiguous: neighbours resemble each other, as in a video.
+        skipped: where `read` puts what cannot be read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        positions: Sequence[int],
+        read: Callable[[Sequence[int]], Iterator[NDArray[np.uint8]]],
+        *,
+        contiguous: bool = False,
+        skipped: list[Skipped] | None = None,
+    ) -> None:
+        self.name = name
+        self.positions = positions
+        self.contiguous = contiguous
+        self._read = read
+        self._skipped = [] if skipped is None else skipped
+
+    @property
+    def count(self) -> int:
+        """How many frames there will be, unreadable ones included."""
+        return len(self.positions)
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """What could not be read so far, each once."""
+        return list(dict.fromkeys(self._skipped))
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return self._read(self.positions)
+
+    def split(self) -> tuple[FrameSet, FrameSet]:
+        """Frames to calibrate with, and a fifth of them held out to measure on.
+
+        Raises:
+            DataError: fewer than two frames.
+        """
+        if self.count < 2:
+            raise DataError(
+                f"too few frames in {self.name}", got=str(self.count), expected="at least 2, better 100 or more",
+                remedy="Add frames, or give frames to measure on with --eval-data",
+            )
+        if self.contiguous:
+            border = max(1, self.count - max(1, self.count // HELD_OUT))
+            parts = self.positions[:border], self.positions[border:]
+        else:
+            step = min(HELD_OUT, self.count)
+            held_out = self.positions[step - 1 :: step]
+            out = set(held_out)
+            parts = [position for position in self.positions if position not in out], held_out
+        first, second = (
+            FrameSet(self.name, part, self._read, contiguous=self.contiguous, skipped=self._skipped) for part in parts
+        )
+        return first, second
+
+
+def open_frames(path: str | os.PathLike[str], *, limit: int | None = None) -> FrameSet:
+    """Open frames.
+
+    Args:
+        path: a folder or pattern of images, one image, a video, a camera's number, or a `.npy` of uint8
+            (N, H, W, 3) RGB.
+        limit: frames to use at most, evenly spaced.
+
+    Raises:
+        DataError: there are none, or the array is of another kind.
+        SourceError: the video or camera cannot be opened.
+    """
+    if limit is not None and limit < 1:
+        raise DataError("limit is wrong", got=str(limit), expected="a whole number from 1")
+    if os.fspath(path).endswith(".npy"):
+        return _array(Path(path), limit)
+    uri = parse_source(path)
+    if uri.kind == "device":
+        return _camera(path, uri.name, limit or DEFAULT_CAMERA_FRAMES)
+    if uri.kind != "file" or is_image_name(uri.target):
+        return _images(image_files(uri.target), uri.name, limit)
+    return _video(path, uri.name, limit)
+
+
+def _evenly(count: int, limit: int | None) -> list[int]:
+    """At most `limit` of `count` positions, evenly spaced."""
+    if limit is None or count <= limit:
+        return list(range(count))
+    return [index * count // limit for index in range(limit)]
+
+
+def _array(path: Path, limit: int | None) -> FrameSet:
+    expected = "uint8 (N, H, W, 3) RGB"
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # a pickle would run code
+    except FileNotFoundError as error:
+        raise DataError(f"no array {path}", expected=f"a .npy of {expected}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"cannot read {path}", got=str(error), expected=f"a .npy of {expected}") from error
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or array.size == 0:
+        raise DataError(f"{path} does not hold frames", got=f"{array.dtype} {array.shape}", expected=expected)
+
+    def read(positions: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        for position in positions:
+            yield np.ascontiguousarray(array[position, :, :, ::-1])
+
+    return FrameSet(path.name, _evenly(len(array), limit), read)
+
+
+def _images(files: list[Path], name: str, limit: int | None) -> FrameSet:
+    skipped: list[Skipped] = []
+
+    def read(positions: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        reader = ImagesReader([files[position] for position in positions], name=name)
+        try:
+            with Source(reader) as source:
+                for frame in source:
+                    yield frame.image
+        finally:
+            skipped.extend(reader.skipped)
+
+    return FrameSet(name, _evenly(len(files), limit), read, skipped=skipped)
+
+
+def _video(path: str | os.PathLike[str], name: str, limit: int | None) -> FrameSet:
+    def read(positions: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        wanted, last = set(positions), max(positions)
+        with open_camera(path) as source:
+            for frame in source:
+                if frame.index in wanted:
+                    yield frame.image
+                if frame.index >= last:
+                    return
+
+    with open_camera(path) as source:
+        # Containers may announce more frames than there are, or none; what was announced decides only
+        # which frames are taken.
+        count = source.frame_count or sum(1 for _ in source)
+    return FrameSet(name, _evenly(count, limit), read, contiguous=True)
+
+
+def _camera(path: str | os.PathLike[str], name: str, limit: int) -> FrameSet:
+    """A camera shows new frames each time, so a position is only a number to count to."""
+
+    def read(positions: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        with open_camera(path) as source:
+            for _, frame in zip(positions, source, strict=False):
+                yield frame.image
+
+    return FrameSet(name, range(limit), read, contiguous=True)

@@ -1,0 +1,251 @@
+"""Build: lower a model for a target, compile it there, read back what became of it, and keep the best.
+
+For ONNX Runtime, compiling is opening a session; the graph that its optimizer makes is read back, so that
+a convolution that was meant for INT8 and runs in float is seen. `auto` builds every precision that the
+model allows, measures all of them on this machine in one interleaved run, and keeps the fastest that
+agrees with FP32 as asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgecnn.dataset import FrameSet
+from edgecnn.errors import BuildError, SpecError
+from edgecnn.export.graph import load_graph, to_bytes
+from edgecnn.export.lowering import PRECISIONS, TARGETS, Precision, Target, lower_graph
+from edgecnn.export.measure import compiled_operators, convolutions, measure_accuracy, measure_latency
+from edgecnn.files import check_output, write_atomic
+from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, QUANTIZATION_KEY, SPEC_KEY, read_json
+from edgecnn.progress import Progress, no_progress
+from edgecnn.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["BuildResult", "Candidate", "build"]
+
+DEFAULT_MIN_AGREEMENT = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One precision that was built and looked at.
+
+    Attributes:
+        precision: `fp32`, `fp16` or `int8`.
+        size_bytes: of the file it would be.
+        convolutions: precision → how many convolutions ONNX Runtime really runs in it.
+        operators: operator → how many of it ONNX Runtime runs.
+        latency_ms: of one inference on this machine; None where it was not measured.
+        accuracy: against FP32: `images`, `outputs`, the task's metrics; None where it was not measured.
+        accuracy_from: `measured now`, or `calibration` where the model carries it.
+    """
+
+    precision: Precision
+    size_bytes: int
+    convolutions: Mapping[str, int]
+    operators: Mapping[str, int]
+    latency_ms: Mapping[str, float] | None = None
+    accuracy: Mapping[str, Any] | None = None
+    accuracy_from: str | None = None
+
+    @property
+    def agreement(self) -> float | None:
+        """The lowest of the task's metrics, such as `top1_agreement`; 1 for FP32 itself."""
+        if self.precision == "fp32":
+            return 1.0
+        values = [value for name, value in (self.accuracy or {}).items() if name.endswith("_agreement")]
+        return min(values, default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "precision": self.precision,
+            "size_bytes": self.size_bytes,
+            "convolutions": dict(self.convolutions),
+            "operators": dict(self.operators),
+            "latency_ms": self.latency_ms,
+            "accuracy": self.accuracy,
+            "accuracy_from": self.accuracy_from,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """What a build wrote and why.
+
+    Attributes:
+        path: the file.
+        precision: what is in it.
+        reason: why that precision.
+        candidates: everything that was looked at.
+        warnings: what was asked for and not done.
+    """
+
+    path: Path
+    precision: Precision
+    reason: str
+    candidates: Sequence[Candidate]
+    warnings: Sequence[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "path": str(self.path),
+            "precision": self.precision,
+            "reason": self.reason,
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
+            "warnings": list(self.warnings),
+        }
+
+
+def build(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    precision: Precision | Literal["auto"] = "auto",
+    target: Target = "onnxruntime",
+    data: FrameSet | None = None,
+    min_agreement: float = DEFAULT_MIN_AGREEMENT,
+    spec: ModelSpec | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> BuildResult:
+    """Build a model for a target.
+
+    Args:
+        model: an exported or calibrated ONNX file.
+        output: where the built model is written.
+        precision: `fp32`, `fp16`, `int8`; or `auto`: the fastest on this machine that agrees as asked.
+        target: `onnxruntime`.
+        data: frames to measure the accuracy of this very build on. Without them, INT8's is the one that
+            calibration measured.
+        min_agreement: with `auto`, how often the result must be FP32's, in [0, 1].
+        spec: for a foreign file that has none.
+        threads: CPU threads to measure with.
+        force: overwrite `output`.
+
+    Raises:
+        BuildError: INT8 without calibration, a model that is lowered already, or nothing that meets
+            `min_agreement`.
+        ModelFormatError, ModelNotFoundError, SpecError, OutputError, OutputExistsError.
+    """
+    if target not in TARGETS:
+        raise BuildError("unknown target", got=target, expected="one of " + ", ".join(TARGETS))
+    if precision not in (*PRECISIONS, "auto"):
+        raise BuildError("unknown precision", got=precision, expected="one of " + ", ".join((*PRECISIONS, "auto")))
+    destination = check_output(output, force=force)
+    graph = load_graph(model)
+    if spec is not None:
+        graph.metadata_props[SPEC_KEY] = spec.to_json()
+    elif SPEC_KEY not in graph.metadata_props:
+        raise SpecError(
+            f"{model} does not say how to use it",
+            got="no edgecnn.spec in its metadata",
+            remedy="Give a task and preprocessing: --task classification --preset imagenet (in Python, spec=)",
+        )
+    wanted = _wanted(graph, precision)
+    lowered = {name: to_bytes(lower_graph(graph, name, target=target)) for name in wanted}
+    if precision == "auto" or data is not None:
+        lowered.setdefault("fp32", to_bytes(lower_graph(graph, "fp32", target=target)))
+    latencies = measure_latency(lowered, threads=threads, progress=progress) if precision == "auto" else {}
+    candidates = []
+    for name, content in lowered.items():
+        operators = compiled_operators(content)
+        accuracy, source = _accuracy(name, lowered, graph, data, threads, progress)
+        candidates.append(
+            Candidate(
+                precision=name,
+                size_bytes=len(content),
+                convolutions=convolutions(operators, name),
+                operators=operators,
+                latency_ms=latencies.get(name),
+                accuracy=accuracy,
+                accuracy_from=source,
+            )
+        )
+    if precision == "auto":
+        chosen, reason = _choose(candidates, min_agreement)
+    else:
+        chosen, reason = next(c for c in candidates if c.precision == precision), "asked for"
+    write_atomic(destination, _with_report(lowered[chosen.precision], chosen), force=force)
+    return BuildResult(
+        path=destination, precision=chosen.precision, reason=reason, candidates=candidates, warnings=_warnings(chosen, graph, precision)
+    )
+
+
+def _wanted(graph: ir.Model, precision: str) -> list[Precision]:
+    if precision != "auto":
+        return [name for name in PRECISIONS if name == precision]
+    return [name for name in PRECISIONS if name != "int8" or QUANTIZATION_KEY in graph.metadata_props]
+
+
+def _accuracy(
+    precision: Precision,
+    lowered: Mapping[Precision, bytes],
+    graph: ir.Model,
+    data: FrameSet | None,
+    threads: int | None,
+    progress: Progress,
+) -> tuple[dict[str, Any] | None, str | None]:
+    if precision == "fp32":
+        return None, None
+    if data is not None:
+        agreement = measure_accuracy(lowered["fp32"], lowered[precision], data, threads=threads, progress=progress)
+        return agreement.to_dict(), "measured now"
+    report = read_json(graph.metadata_props, ACCURACY_KEY)
+    if precision == "int8" and report is not None and report.get("graph_sha256") == sha256(lowered[precision]).hexdigest():
+        return report, "calibration"
+    return None, None
+
+
+def _choose(candidates: Sequence[Candidate], min_agreement: float) -> tuple[Candidate, str]:
+    """The fastest that agrees as asked, and the reason in words."""
+    notes = []
+    fit = []
+    for candidate in candidates:
+        assert candidate.latency_ms is not None
+        speed = f"{candidate.precision} {candidate.latency_ms['p50']:.2f} ms"
+        if candidate.agreement is None:
+            notes.append(f"{speed}, agreement not measured (give frames with --data)")
+        elif candidate.agreement < min_agreement:
+            notes.append(f"{speed}, agreement {candidate.agreement:.3f} below {min_agreement:.3f}")
+        else:
+            notes.append(f"{speed}, agreement {candidate.agreement:.3f}")
+            fit.append(candidate)
+    best = min(fit, key=lambda candidate: candidate.latency_ms["p50"] if candidate.latency_ms else 0.0)
+    return best, f"{best.precision} is the fastest that agrees as asked ({'; '.join(notes)})"
+
+
+def _with_report(content: bytes, chosen: Candidate) -> bytes:
+    """The lowered model with what was measured of it in its metadata; times stay out, they are this machine's."""
+    import onnx
+
+    proto = onnx.load_from_string(content)
+    for entry in proto.metadata_props:
+        if entry.key == BUILD_KEY:
+            build_report = json.loads(entry.value)
+            build_report |= {"convolutions": dict(chosen.convolutions), "accuracy": chosen.accuracy}
+            entry.value = json.dumps(build_report, sort_keys=True)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+def _warnings(chosen: Candidate, graph: ir.Model, asked: str) -> list[str]:
+    warnings = []
+    in_float = sum(count for name, count in chosen.convolutions.items() if name != "int8")
+    if chosen.precision == "int8" and in_float:
+        warnings.append(f"{in_float} of {in_float + chosen.convolutions.get('int8', 0)} convolutions run in float")
+    if chosen.precision == "int8" and chosen.accuracy is None:
+        warnings.append("the accuracy of this build was not measured: calibrate again with this version, or give frames with --data")
+    if asked == "auto" and QUANTIZATION_KEY not in graph.metadata_props:
+        warnings.append("INT8 was not considered: the model is not calibrated")
+    return warnings

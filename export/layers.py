@@ -1,0 +1,83 @@
+"""Layer by layer: where along the network two versions of a model start to differ.
+
+Tensors are found by name. A lowering keeps the names of the float model and adds `.dq` to what an 8-bit
+tensor stands for, and `.float16`-like suffixes to casts, so each float tensor has its counterpart.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.backends.onnxruntime import create_session
+from edgecnn.compare import OutputAgreement, OutputSums
+from edgecnn.errors import InputError
+from edgecnn.export.graph import load_graph, to_bytes
+from edgecnn.export.placement import activations
+from edgecnn.preprocess import Preprocessor
+from edgecnn.progress import Progress, no_progress
+from edgecnn.spec import ImageSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["compare_layers"]
+
+DEQUANTIZED = ".dq"
+
+
+def compare_layers(
+    reference: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    image: ImageSpec,
+    frames: Iterable[NDArray[np.uint8]],
+    *,
+    progress: Progress = no_progress,
+) -> list[tuple[str, OutputAgreement]]:
+    """Compare every tensor that both models have, in the reference's order.
+
+    Both run node by node as written, without ONNX Runtime's fusions, which would remove tensors.
+
+    Raises:
+        InputError: the two have no tensor in common.
+    """
+    first, second = load_graph(reference), load_graph(model)
+    theirs = {str(value.name) for node in second.graph for value in node.outputs}
+    pairs = {}
+    for value in activations(first.graph):
+        name = str(value.name)
+        counterpart = next((n for n in (name + DEQUANTIZED, name) if n in theirs), None)
+        if counterpart is not None and value.producer() is not None:
+            pairs[name] = counterpart
+    if not pairs:
+        raise InputError("the two models share no tensor names", expected="two versions of one model")
+    runs = [_Exposed(first, list(pairs)), _Exposed(second, list(pairs.values()))]
+    sums = {name: OutputSums() for name in pairs}
+    preprocess = Preprocessor(image)
+    for count, frame in enumerate(frames, start=1):
+        preprocess(frame)
+        for name, one, other in zip(pairs, *(run(preprocess.tensor) for run in runs), strict=True):
+            sums[name].add(one, other)
+        progress("comparing layers", count, None)
+    return [(name, entry.result()) for name, entry in sums.items()]
+
+
+class _Exposed:
+    """A model whose inner tensors come out."""
+
+    def __init__(self, model: ir.Model, names: list[str]) -> None:
+        self.names = names
+        self.input = str(model.graph.inputs[0].name)
+        present = {str(value.name) for value in model.graph.outputs}
+        wanted = set(names) - present
+        for node in model.graph:
+            model.graph.outputs.extend(value for value in node.outputs if value.name in wanted)
+        self.session = create_session(to_bytes(model), optimized=False)
+
+    def __call__(self, tensor: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        values: list[NDArray[np.float32]] = self.session.run(self.names, {self.input: tensor})
+        return values
