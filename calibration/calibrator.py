@@ -68,7 +68,7 @@ def calibrate(
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    method: Method = "entropy",
+    method: Method = "minmax",
     limit: int = 512,
     evaluation_data: str | os.PathLike[str] | None = None,
     spec: ModelSpec | None = None,

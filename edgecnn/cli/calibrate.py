@@ -29,7 +29,7 @@ edgecnn calibrate foreign.onnx --preset imagenet --data frames.npy -o model.cali
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="Folder or pattern of images, video, camera number, or .npy of uint8 (N, H, W, 3) RGB.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The calibrated model.")
-@click.option("--method", type=click.Choice(["minmax", "entropy"]), default="entropy", show_default=True, help="How a range is chosen.")
+@click.option("--method", type=click.Choice(["minmax", "entropy"]), default="minmax", show_default=True, help="How a range is chosen.")
 @click.option("--limit", type=click.IntRange(min=2), default=512, show_default=True, help="Frames to use at most, evenly spaced.")
 @click.option("--eval-data", help="Frames to measure accuracy on; without it a fifth of --data is held out.")
 @threads_option

@@ -49,7 +49,7 @@ def print_table(title: str, rows: Sequence[Sequence[object]], header: Sequence[s
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table()
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
@@ -57,6 +57,7 @@ def print_table(title: str, rows: Sequence[Sequence[object]], header: Sequence[s
     console = Console(stderr=as_json, soft_wrap=False, markup=False)
     if not console.is_terminal:
         console.width = 120  # a pipe or a log has no width of its own
+    console.print(title, soft_wrap=True)
     console.print(table)
 
 
