@@ -1,0 +1,204 @@
+"""Frames, and where they come from.
+
+A Reader is one kind of source: a file, a device, a list. It is small, so that what wraps a reader (a
+thread that keeps the latest frame, a reconnect) is a reader again. A Source is what the user holds: it
+numbers the frames of any reader, and gives all of them one life cycle.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.errors import ClosedError
+
+__all__ = ["Capture", "Frame", "MemoryReader", "Reader", "Skipped", "Source"]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame.
+
+    Attributes:
+        image: (H, W, 3) uint8 BGR, OpenCV's order; belongs to whoever holds the frame.
+        index: its number in the source, from 0; dropped frames are counted, skipped ones are not.
+        captured_at: when it was there, in seconds of `time.monotonic()`.
+        source: where it is from, without credentials: the image's path, the video's, the camera's URI.
+        path: the image file, where the source is image files.
+        dropped: frames that the source let go between the one before and this.
+    """
+
+    image: NDArray[np.uint8]
+    index: int
+    captured_at: float
+    source: str
+    path: Path | None = None
+    dropped: int = 0
+
+    @property
+    def age_ms(self) -> float:
+        """Milliseconds since it was captured; grows as time passes."""
+        return (monotonic() - self.captured_at) * 1e3
+
+
+class Capture(NamedTuple):
+    """What a reader gives: a frame that has no number yet. The fields are Frame's."""
+
+    image: NDArray[np.uint8]
+    captured_at: float
+    source: str
+    path: Path | None = None
+    dropped: int = 0
+
+
+class Skipped(NamedTuple):
+    """An image that could not be read, and why."""
+
+    path: Path
+    reason: str
+
+
+class Reader(Protocol):
+    """What a kind of source must be able to do. Called by one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """What was opened, without credentials."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it goes on when nobody reads, so that what is not read grows old."""
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second; None where there is no such thing (image files) or it is not known."""
+
+    @property
+    def frame_count(self) -> int | None:
+        """How many frames there should be; None where unknown or endless. A video may only estimate it."""
+
+    @property
+    def skipped(self) -> Sequence[Skipped]:
+        """What could not be read so far."""
+
+    def read(self) -> Capture | None:
+        """The next frame, waiting for it; None at the end.
+
+        Raises:
+            SourceError: there should have been a frame.
+        """
+
+    def close(self) -> None:
+        """Let go of files and devices. Called once."""
+
+
+class Source:
+    """An open source: a context manager, and an iterator of frames. May be closed from another thread.
+
+    Args:
+        reader: what to read; closed together with the source.
+
+    Attributes:
+        name, live, fps, frame_count, skipped: the reader's.
+        dropped: frames let go so far.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.name = reader.name
+        self.live = reader.live
+        self.fps = reader.fps
+        self.frame_count = reader.frame_count
+        self.dropped = 0
+        self._next_index = 0
+        self._ended = False
+        self._closed = False
+        self._lock = threading.Lock()  # releasing a capture while it reads would crash the process
+
+    @property
+    def skipped(self) -> Sequence[Skipped]:
+        """The images that could not be read so far, and why."""
+        return self._reader.skipped
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        """The next frame.
+
+        Raises:
+            StopIteration: the source has ended.
+            SourceError: there should have been a frame.
+            ClosedError: the source is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise ClosedError(f"{self.name} is closed", remedy="Open it again")
+            capture = None if self._ended else self._reader.read()
+            if capture is None:
+                self._ended = True
+                raise StopIteration
+            image, captured_at, source, path, dropped = capture
+            self.dropped += dropped
+            self._next_index += dropped + 1
+            return Frame(image, self._next_index - 1, captured_at, source, path, dropped)
+
+    def close(self) -> None:
+        """Let go of the reader, after the frame that is being read. A second call does nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._reader.close()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Source {self.name}{', closed' if self._closed else ''}>"
+
+
+class MemoryReader:
+    """A reader of images in memory: for tests, for benchmarks without a decoder, for frames of one's own.
+
+    Args:
+        images: (H, W, 3) uint8 BGR each; may be a generator that never ends.
+        name: what to call it.
+        fps: frames per second to claim.
+        live: what to claim.
+    """
+
+    def __init__(
+        self,
+        images: Iterable[NDArray[np.uint8]],
+        *,
+        name: str = "memory",
+        fps: float | None = None,
+        live: bool = False,
+    ) -> None:
+        self.name = name
+        self.live = live
+        self.fps = fps
+        self.frame_count = len(images) if isinstance(images, Sequence) else None
+        self.skipped: tuple[Skipped, ...] = ()
+        self._images = iter(images)
+
+    def read(self) -> Capture | None:
+        """See `Reader.read`; captured at the moment of the call."""
+        image = next(self._images, None)
+        return None if image is None else Capture(image, monotonic(), self.name)
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,188 @@
+"""Annotated video, encoded by OpenCV's FFmpeg.
+
+OpenCV does not say when a video cannot be written: `write` is silent in 4.x, `release` always, and a full
+disk leaves a file without an index. So free space is looked at while writing, and the finished file is
+opened again before it gets its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.camera.opencv import import_cv2, open_capture, quiet
+from edgecnn.camera.sink import BaseSink, refuse_source
+from edgecnn.camera.uri import display_path
+from edgecnn.errors import OutputError
+from edgecnn.files import atomic_output, check_output
+
+if TYPE_CHECKING:
+    from edgecnn.pipeline import Output
+
+__all__ = ["DEFAULT_FPS", "VideoSink", "fit"]
+
+DEFAULT_FPS = 25.0
+"""For sources that have no frame rate: image files."""
+
+# By ending, best first. Browsers play H.264, but OpenCV's wheels have no encoder for it; MPEG-4 they have.
+_CODECS = {".mp4": ("avc1", "mp4v"), ".mkv": ("avc1", "mp4v"), ".avi": ("XVID", "MJPG")}
+_LITTLE_SPACE_BYTES = 1 << 20
+
+
+class VideoSink(BaseSink):
+    """A video file, which gets its name when it is closed and can be played. OutputError leaves nothing.
+
+    The first frame sets the size (its sides rounded down to even numbers, as the codecs want). Later frames
+    of another size are scaled to fit, with black bars.
+
+    Args:
+        path: ends in .mp4, .mkv or .avi.
+        fps: frames per second; `DEFAULT_FPS` where the source has none.
+        force: write over what is there.
+        codecs: FOURCCs to try, best first; those usual for the ending where None.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fps: float | None = None,
+        force: bool = False,
+        codecs: Sequence[str] | None = None,
+    ) -> None:
+        cv2 = import_cv2()
+        self._path = check_output(path, force=force)
+        self._force = force
+        self.name = display_path(path)
+        self._fps = fps or DEFAULT_FPS
+        self._codecs = tuple(codecs or _CODECS[self._path.suffix.lower()])
+        if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
+            raise OutputError(
+                f"cannot write {self.name}",
+                got=f"an OpenCV {cv2.__version__} without FFmpeg",
+                remedy="A folder/ takes pictures instead",
+            )
+        self._file = contextlib.ExitStack()  # holds the temporary file; closed with success it gets its name
+        self._temporary = Path()
+        self._writer: Any = None
+        self._size_hw = (0, 0)
+        self._frames = 0
+
+    def _write(self, output: Output) -> None:
+        cv2 = import_cv2()
+        image = output.annotated
+        if self._writer is None:
+            refuse_source(self._path, output)
+            self._open(image.shape[0], image.shape[1])
+        with quiet():
+            try:
+                written = self._writer.write(
+                    fit(image, self._size_hw)
+                )  # None in OpenCV 4; in 5, whether it worked
+            except cv2.error as error:
+                raise OutputError(f"cannot write {self.name}", got=f"OpenCV: {error.err}") from error
+        if written is False or (written is None and _free_bytes(self._path) < _LITTLE_SPACE_BYTES):
+            raise self._failure()
+        self._frames += 1
+
+    def _finish(self) -> None:
+        if self._writer is None:
+            return
+        self._release()
+        if not self._is_playable():
+            error = self._failure()
+            self._abandon(error)
+            raise error
+        self._file.close()
+
+    def _abandon(self, error: OSError) -> None:
+        """Leave nothing: a video without its end cannot be played."""
+        self._release()
+        # Given the error, the context manager removes the temporary file instead of naming it, and raises
+        # the error again, as our caller does.
+        with contextlib.suppress(type(error)):
+            self._file.__exit__(type(error), error, error.__traceback__)
+
+    def _open(self, height: int, width: int) -> None:
+        cv2 = import_cv2()
+        self._size_hw = (max(2, height // 2 * 2), max(2, width // 2 * 2))
+        self._temporary = self._file.enter_context(atomic_output(self._path, force=self._force)).absolute()
+        for codec in self._codecs:
+            with quiet():
+                try:
+                    writer = cv2.VideoWriter(
+                        os.fspath(self._temporary),
+                        cv2.CAP_FFMPEG,
+                        cv2.VideoWriter.fourcc(*codec),
+                        self._fps,
+                        self._size_hw[::-1],
+                    )
+                except (cv2.error, UnicodeEncodeError) as error:
+                    raise OutputError(f"cannot write {self.name}", got=str(error).splitlines()[0]) from error
+            if writer.isOpened():
+                self._writer = writer
+                return
+            writer.release()
+        raise OutputError(
+            f"OpenCV cannot write {self.name}",
+            got=f"{width}x{height} at {self._fps:g} fps, codecs {', '.join(self._codecs)}",
+            remedy="A folder/ takes pictures instead",
+        )
+
+    def _is_playable(self) -> bool:
+        """Whether the file opens and announces its frames; without its end it does one of them at most."""
+        cv2 = import_cv2()
+        capture = open_capture(os.fspath(self._temporary), cv2.CAP_FFMPEG)
+        if capture is None:
+            return False
+        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        capture.release()
+        return bool(announced >= 0.9 * self._frames)  # some containers give a duration, rounded
+
+    def _failure(self) -> OutputError:
+        full = _free_bytes(self._path) < _LITTLE_SPACE_BYTES
+        reason = (
+            "no space left on the disk" if full else "a failed write (a full disk, a quota, a limit on files)"
+        )
+        return OutputError(
+            f"cannot write {self.name}",
+            got=f"{reason} after {self._frames} frames",
+            remedy="Nothing was left behind",
+        )
+
+    def _release(self) -> None:
+        if self._writer is not None:
+            with quiet():
+                self._writer.release()
+            self._writer = None
+
+
+def fit(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bring an image (H, W, 3) to a size, keeping its aspect ratio, centred on black.
+
+    An image that is one row or column too large for even sides loses that instead of being scaled.
+    """
+    height, width = size_hw
+    if 0 <= image.shape[0] - height <= 1 and 0 <= image.shape[1] - width <= 1:
+        return np.ascontiguousarray(image[:height, :width])
+    cv2 = import_cv2()
+    scale = min(height / image.shape[0], width / image.shape[1])
+    inner_h, inner_w = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
+    top, left = (height - inner_h) // 2, (width - inner_w) // 2
+    canvas = np.zeros((height, width, 3), np.uint8)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    canvas[top : top + inner_h, left : left + inner_w] = cv2.resize(
+        image, (inner_w, inner_h), interpolation=interpolation
+    )
+    return canvas
+
+
+def _free_bytes(path: Path) -> int:
+    state = os.statvfs(path.parent)
+    return state.f_bavail * state.f_frsize
