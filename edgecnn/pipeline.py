@@ -180,7 +180,7 @@ class Pipeline:
     def stats(self) -> PipelineStats:
         """What was done so far; also after closing."""
         times = self._times[: min(self._frames, WINDOW)]
-        summaries = [percentiles_ms(column) for column in times.T] if self._frames else []
+        summaries = [percentiles_ms(column.tolist()) for column in times.T] if self._frames else []
         return PipelineStats(
             frames=self._frames,
             skipped=len(self.source.skipped),

@@ -44,7 +44,7 @@ class DeviceReader:
                 f"{device} gives no video",
                 got="OpenCV cannot open it",
                 expected="a camera that no other program uses",
-                remedy=f"`fuser {device}` names a program that has it; here are {', '.join(camera_devices())}",
+                remedy=f"`fuser {device}` names the program that has it; here: {', '.join(camera_devices())}",
             )
         self._capture: Any = capture
         self.fps = positive_number(capture.get(cv2.CAP_PROP_FPS), at_most=1000)
