@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -44,14 +44,14 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def print_table(title: str, rows: Sequence[Sequence[object]], header: Sequence[str], *, as_json: bool = False) -> None:
-    """A table on stdout, or on stderr where stdout is JSON. The first column is text, the others are right-aligned."""
+def print_table(title: str, rows: Sequence[Sequence[object]], header: Sequence[str], *, as_json: bool = False, align: Literal["left", "right"] = "right") -> None:
+    """A table on stdout, or on stderr where stdout is JSON. `align` is for the columns after the first."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table()
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(name, justify="left" if index == 0 else align, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console = Console(stderr=as_json, soft_wrap=False, markup=False)

@@ -48,7 +48,7 @@ _OPTIONS = (
 
 
 def model_options(function: _Function) -> _Function:
-    """Adds `--backend`, `--threads` and the spec's options, as one parameter `model_options: ModelOptions`."""
+    """Adds `--backend`, `--threads` and the spec's options, as one parameter `model_options`."""
 
     @functools.wraps(function)
     def wrapper(*, backend: str, threads: int | None, spec_options: SpecOptions, **options: Any) -> Any:

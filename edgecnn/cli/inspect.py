@@ -1,0 +1,114 @@
+"""`edgecnn inspect`: what a model file says of itself, and what becomes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgecnn.cli.common import emit, example_help, json_option, print_table
+
+__all__ = ["command"]
+
+
+@click.command(
+    "inspect",
+    epilog=example_help(
+        """
+edgecnn inspect model.int8.onnx
+edgecnn inspect model.onnx --json | python -m json.tool
+"""
+    ),
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def command(file: Path, as_json: bool) -> None:
+    """Show FILE's spec, inputs and outputs, quantization, measured accuracy, and the operators that are run."""
+    report = _report(file)
+    sections = {
+        "spec": {**report["spec"], "labels": len(report["spec"]["labels"])} if report["spec"] else None,
+        "quantization": report["quantization"],
+        "accuracy": report["accuracy"],
+        "build": report["build"],
+        "export": report["export"],
+    }
+    rows = [
+        ("file", f"{report['size_bytes'] / 1e6:.2f} MB, sha256 {report['sha256'][:16]}…"),
+        *((f"input {info['name']}", _tensor(info)) for info in report["inputs"]),
+        *((f"output {info['name']}", _tensor(info)) for info in report["outputs"]),
+    ]
+    for title, section in sections.items():
+        if section is None:
+            rows.append((title, "none"))
+        else:
+            rows.extend((f"{title}: {name}", value) for name, value in _flat(section))
+    if report["operators"]:
+        rows.append(("operators that are run", ", ".join(f"{count} {name}" for name, count in report["operators"].items())))
+    print_table(str(file), rows, ("", ""), as_json=as_json, align="left")
+    emit(report, as_json)
+
+
+def _report(file: Path) -> dict[str, Any]:
+    import importlib.util
+    import json
+    from dataclasses import asdict
+
+    from edgecnn.backends import open_backend
+    from edgecnn.files import sha256_file
+    from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, EXPORT_KEY, read_json
+    from edgecnn.quantization import QuantizationTable
+    from edgecnn.spec import ModelSpec
+
+    backend, reason = open_backend(file)
+    try:
+        metadata = dict(backend.metadata)
+        spec = ModelSpec.from_metadata(metadata)
+        table = QuantizationTable.from_metadata(metadata)
+        operators = None
+        if importlib.util.find_spec("onnx") is not None:  # a machine with the runtime alone has no onnx
+            from edgecnn.export.measure import compiled_operators
+
+            operators = compiled_operators(file.read_bytes())
+        return {
+            "path": str(file),
+            "size_bytes": file.stat().st_size,
+            "sha256": sha256_file(file),
+            "backend": backend.name,
+            "backend_reason": reason,
+            "inputs": [asdict(info) for info in backend.inputs],
+            "outputs": [asdict(info) for info in backend.outputs],
+            "spec": json.loads(spec.to_json()) if spec else None,
+            "quantization": table
+            and {
+                "method": table.method,
+                "frames": table.frames,
+                "frames_sha256": table.frames_sha256,
+                "tensors": len(table.activations),
+                "weights": len(table.weights),
+                "tool": table.tool,
+            },
+            "accuracy": read_json(metadata, ACCURACY_KEY),
+            "build": read_json(metadata, BUILD_KEY),
+            "export": read_json(metadata, EXPORT_KEY),
+            "operators": operators,
+        }
+    finally:
+        backend.close()
+
+
+def _tensor(info: dict[str, Any]) -> str:
+    return f"{info['dtype']} ({', '.join('N' if side is None else str(side) for side in info['shape'])})"
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested JSON as rows: `outputs.logits.sqnr_db`."""
+    rows: list[tuple[str, str]] = []
+    for name, value in section.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            rows.append((prefix + name, f"{value:.5g}"))
+        else:
+            rows.append((prefix + name, str(value)))
+    return rows
