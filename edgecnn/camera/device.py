@@ -70,7 +70,7 @@ def _problem(device: str) -> SourceError | None:
     """Why the device cannot be a camera, found out before OpenCV fails without saying."""
     if not Path(device).exists():
         return SourceError(
-            f"no camera {device}", got=f"here: {', '.join(camera_devices()) or 'no /dev/video* at all'}"
+            f"no camera {device}", got=f"{', '.join(camera_devices()) or 'no /dev/video* at all'}"
         )
     if not os.access(device, os.R_OK | os.W_OK):
         return SourceError(

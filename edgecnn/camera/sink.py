@@ -199,7 +199,7 @@ def _ends_in(*suffixes: str) -> Callable[[str], bool]:
 
 
 def _is_folder(uri: str) -> bool:
-    return "://" not in uri and (uri.endswith("/") or Path(uri).is_dir())
+    return bool(uri) and "://" not in uri and (uri.endswith("/") or Path(uri).is_dir())
 
 
 _KINDS = (

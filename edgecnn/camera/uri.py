@@ -71,9 +71,9 @@ def parse_source(uri: str | os.PathLike[str] | int) -> SourceUri:
     if _DEVICE.fullmatch(text):
         return SourceUri("device", text, name)
     path = Path(text)
-    if path.is_dir():
+    if text and path.is_dir():
         return SourceUri("folder", text, name)
-    if path.exists():
+    if text and path.exists():
         return SourceUri("file", text, name)
     if not literal and re.search(r"[*?[]", text):
         return SourceUri("pattern", text, name)
@@ -83,21 +83,17 @@ def parse_source(uri: str | os.PathLike[str] | int) -> SourceUri:
 def mask_credentials(uri: str) -> str:
     """The URI with `user:password@` replaced by `***@`. Text that is no URI comes back as it is.
 
-    A password may hold an unescaped `/`, which ends the authority by the rules. Where what stands before
-    it cannot be `host:port`, everything up to the last `@` is taken for credentials.
+    People leave `/` and `@` in passwords unescaped, which then end the authority too early. So unless it
+    begins with a plain host or host:port, everything up to the last `@` is taken for credentials.
     """
     match = _SCHEME.match(uri)
     if match is None or "@" not in uri:
         return uri
     rest = uri[match.end() :]
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" in authority:
-        end = authority.rindex("@")
-    elif re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:@]*)(:[0-9]*)?", authority):
-        return uri  # host, or host:port; the @ belongs to the path
-    else:
-        end = rest.rindex("@")
-    return f"{match[0]}***@{rest[end + 1 :]}"
+    if re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:@]*)(:[0-9]*)?", authority):
+        return uri  # the @ belongs to the path
+    return f"{match[0]}***@{rest[rest.rindex('@') + 1 :]}"
 
 
 def display_path(path: str | os.PathLike[str]) -> str:

@@ -1,8 +1,8 @@
 """Annotated video, encoded by OpenCV's FFmpeg.
 
-OpenCV does not say when a video cannot be written: `write` is silent in 4.x, `release` always, and a full
-disk leaves a file without an index. So free space is looked at while writing, and the finished file is
-opened again before it gets its name.
+OpenCV hardly says when a video cannot be written: `write` is silent in 4.x, `release` always, and what a
+full disk leaves has no index. So recording ends while there is still room to finish the file, and a
+finished file is opened again before it gets its name.
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ DEFAULT_FPS = 25.0
 
 # By ending, best first. Browsers play H.264, but OpenCV's wheels have no encoder for it; MPEG-4 they have.
 _CODECS = {".mp4": ("avc1", "mp4v"), ".mkv": ("avc1", "mp4v"), ".avi": ("XVID", "MJPG")}
-_LITTLE_SPACE_BYTES = 1 << 20
+# Room for what FFmpeg still holds back when recording ends: a Matroska cluster of 5 MB, an index of 16 bytes a frame.
+_RESERVE_BYTES = 16 << 20
 
 
 class VideoSink(BaseSink):
-    """A video file, which gets its name when it is closed and can be played. OutputError leaves nothing.
+    """A video file, which gets its name when it is closed and can be played.
+
+    Where the disk fills up, recording ends with OutputError and the video so far is kept; any other failure
+    leaves nothing, since a video without its end cannot be played.
 
     The first frame sets the size (its sides rounded down to even numbers, as the codecs want). Later frames
     of another size are scaled to fit, with black bars.
@@ -87,9 +91,16 @@ class VideoSink(BaseSink):
                 )  # None in OpenCV 4; in 5, whether it worked
             except cv2.error as error:
                 raise OutputError(f"cannot write {self.name}", got=f"OpenCV: {error.err}") from error
-        if written is False or (written is None and _free_bytes(self._path) < _LITTLE_SPACE_BYTES):
+        if written is False:
             raise self._failure()
         self._frames += 1
+        if _free_bytes(self._path) < _RESERVE_BYTES:
+            self._finish()
+            raise OutputError(
+                f"recording {self.name} ended",
+                got=f"less than {_RESERVE_BYTES >> 20} MB left on the disk",
+                remedy=f"It holds the first {self._frames} frames",
+            )
 
     def _finish(self) -> None:
         if self._writer is None:
@@ -102,10 +113,9 @@ class VideoSink(BaseSink):
         self._file.close()
 
     def _abandon(self, error: OSError) -> None:
-        """Leave nothing: a video without its end cannot be played."""
         self._release()
         # Given the error, the context manager removes the temporary file instead of naming it, and raises
-        # the error again, as our caller does.
+        # the error again, as our caller does. After _finish there is none any more.
         with contextlib.suppress(type(error)):
             self._file.__exit__(type(error), error, error.__traceback__)
 
@@ -136,23 +146,28 @@ class VideoSink(BaseSink):
         )
 
     def _is_playable(self) -> bool:
-        """Whether the file opens and announces its frames; without its end it does one of them at most."""
+        """Whether the file opens and has its frames.
+
+        MP4 does not open without its end. The others may open and announce frames that are missing, so
+        where the file could not have grown any further, they are counted.
+        """
         cv2 = import_cv2()
         capture = open_capture(os.fspath(self._temporary), cv2.CAP_FFMPEG)
         if capture is None:
             return False
-        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        capture.release()
-        return bool(announced >= 0.9 * self._frames)  # some containers give a duration, rounded
+        try:
+            if _can_grow(self._temporary):
+                # some containers hold a duration, which OpenCV multiplies by the rate
+                return bool(capture.get(cv2.CAP_PROP_FRAME_COUNT) >= 0.9 * self._frames)
+            with quiet():
+                return sum(1 for _ in iter(capture.grab, False)) == self._frames
+        finally:
+            capture.release()
 
     def _failure(self) -> OutputError:
-        full = _free_bytes(self._path) < _LITTLE_SPACE_BYTES
-        reason = (
-            "no space left on the disk" if full else "a failed write (a full disk, a quota, a limit on files)"
-        )
         return OutputError(
             f"cannot write {self.name}",
-            got=f"{reason} after {self._frames} frames",
+            got=f"a failed write after {self._frames} frames (a full disk, a quota, a limit on file sizes)",
             remedy="Nothing was left behind",
         )
 
@@ -186,3 +201,16 @@ def fit(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]
 def _free_bytes(path: Path) -> int:
     state = os.statvfs(path.parent)
     return state.f_bavail * state.f_frsize
+
+
+def _can_grow(path: Path) -> bool:
+    """Whether the file system would have taken more bytes at the end of a file; it is left as it is."""
+    size = path.stat().st_size
+    with path.open("rb+") as file:
+        try:
+            os.posix_fallocate(file.fileno(), size, 1 << 16)
+        except OSError:
+            return False
+        finally:
+            os.ftruncate(file.fileno(), size)
+    return True

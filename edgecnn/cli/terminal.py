@@ -45,7 +45,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
 def native_stderr_muted() -> Iterator[None]:
     """Keep off the terminal what C libraries print (`libpng warning: iCCP …`), and only that.
 
-    Python's stderr still gets there. A library must not do this, since file descriptor 2 belongs to all threads. EDGECNN_DEBUG leaves it alone.
+    Python's stderr still gets there. A library must not do this, since file descriptor 2 belongs to all of
+    a process; EDGECNN_DEBUG leaves it alone.
     """
     if os.environ.get("EDGECNN_DEBUG"):
         yield

