@@ -10,7 +10,8 @@ import contextlib
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,18 +25,25 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False) -> Path:
 
     Raises:
         OutputExistsError: something is there and `force` is false.
-        OutputError: it is a folder, its folder is missing or not writable.
+        OutputError: it is a folder or a device, its folder is missing or not writable.
     """
     target = Path(path)
-    if target.is_dir():
-        raise OutputError(f"cannot write {target}", got="a folder", expected="a file name")
+    try:
+        mode = target.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    except OSError as error:
+        raise OutputError(f"cannot write {target}", got=os.strerror(error.errno or 0)) from error
+    if mode is not None and not stat.S_ISREG(mode):  # renaming over /dev/null would replace it for everyone
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+        raise OutputError(f"cannot write {target}", got=kind, expected="a file name")
     if not target.parent.is_dir():
         raise OutputError(
             f"cannot write {target}", got=f"no folder {target.parent}", remedy=f"mkdir -p {target.parent}"
         )
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"cannot write {target}", got=f"no permission to write in {target.parent}")
-    if target.exists() and not force:
+    if mode is not None and not force:
         raise OutputExistsError(f"{target} exists", remedy="Use --force (force=True) to overwrite it")
     return target
 
@@ -51,31 +59,31 @@ def atomic_output(path: str | os.PathLike[str], *, force: bool = False) -> Itera
             (disk full, file too large, input/output error).
     """
     target = check_output(path, force=force)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".edgecnn-{secrets.token_hex(8)}{target.suffix}")
     try:
-        try:
-            yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # mkstemp made it private
-            check_output(target, force=force)  # again: a file may have appeared meanwhile
-            temporary.replace(target)
-        except OSError as error:
-            if isinstance(error, OutputError) or error.errno not in _WRITE_FAILURES:
-                raise
-            raise OutputError(
-                f"cannot write {target}", got=f"{os.strerror(error.errno or 0)}", remedy="Nothing was left behind"
-            ) from error
+        # with the permissions that any new file gets, which tempfile would not give it
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        check_output(target, force=force)  # again: a file may have appeared meanwhile
+        temporary.replace(target)
+    except OSError as error:
+        if isinstance(error, OutputError) or error.errno not in _WRITE_FAILURES:
+            raise
+        raise OutputError(
+            f"cannot write {target}",
+            got=os.strerror(error.errno or 0),
+            remedy="What was there before is as it was",
+        ) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-_WRITE_FAILURES = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
+_WRITE_FAILURES = {
+    errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG,
+}  # fmt: skip
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> Path:
