@@ -157,6 +157,6 @@ def synthetic_frames(
             noise = rng.standard_normal((rows, columns, 3), np.float32) * amplitude
             total += cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
             side, amplitude = side * 2, amplitude / 2
-        total = (total - total.mean()) / total.std()
+        total = (total - total.mean()) / max(float(total.std()), 1e-6)
         frames.append(np.clip(total * 50 + 118, 0, 255).astype(np.uint8))
     return frames

@@ -185,7 +185,7 @@ class Pipeline:
             frames=self._frames,
             skipped=len(self.source.skipped),
             dropped=self.source.dropped,
-            seconds=self._finished - self._started,
+            seconds=self._finished - self._started if self._frames else 0.0,
             latency_ms=summaries[-1] if summaries else None,
             stages_ms=dict(zip(STAGES, summaries, strict=False)),
         )

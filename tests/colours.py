@@ -5,6 +5,7 @@ The logits are 10 times the mean of each channel, so a pure red frame scores exa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from edgecnn.spec import ModelSpec, image_spec
 
 COLOURS_BGR = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}
 SPEC = ModelSpec(
-    task="classification", image=image_spec("unit", size_hw=(8, 8)), labels=("red", "green", "blue"), name="colours"
+    task="classification",
+    image=image_spec("unit", size_hw=(8, 8)),
+    labels=("red", "green", "blue"),
+    name="colours",
 )
 
 
@@ -33,17 +37,21 @@ def colour_cycle(count: int, hw: tuple[int, int] = (48, 64)) -> list[NDArray[np.
     return [solid(names[index % 3], hw) for index in range(count)]
 
 
+def function_model(
+    function: Callable[[NDArray[np.float32]], NDArray[np.float32]], *, name: str = "model"
+) -> Model:
+    """A model whose network is a Python function: image (N, 3, 8, 8) → logits (N, 3)."""
+    backend: Any = FunctionBackend(
+        lambda feeds: {"logits": function(feeds["image"])},
+        inputs=(TensorInfo("image", (None, 3, 8, 8), "float32"),),
+        outputs=(TensorInfo("logits", (None, 3), "float32"),),
+    )
+    return Model(backend, SPEC, name=name)
+
+
 def colour_model() -> Model:
     """The network as a Python function."""
-    return Model(
-        FunctionBackend(
-            lambda feeds: {"logits": 10 * feeds["image"].mean((2, 3))},
-            inputs=(TensorInfo("image", (None, 3, 8, 8), "float32"),),
-            outputs=(TensorInfo("logits", (None, 3), "float32"),),
-        ),
-        SPEC,
-        name="colours",
-    )
+    return function_model(lambda image: 10 * image.mean((2, 3)), name="colours")
 
 
 def write_colour_onnx(path: Path, *, spec: ModelSpec | None = SPEC) -> Path:
@@ -60,7 +68,9 @@ def write_colour_onnx(path: Path, *, spec: ModelSpec | None = SPEC) -> Path:
         helper.make_node("Flatten", ["mean"], ["flat"]),
         helper.make_node("Mul", ["flat", "ten"], ["logits"]),
     ]
-    graph = helper.make_graph(nodes, "colours", [tensor("image", ["N", 3, 8, 8])], [tensor("logits", ["N", 3])], [ten])
+    graph = helper.make_graph(
+        nodes, "colours", [tensor("image", ["N", 3, 8, 8])], [tensor("logits", ["N", 3])], [ten]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     if spec is not None:
         helper.set_model_props(model, {"edgecnn.spec": spec.to_json()})
@@ -68,7 +78,9 @@ def write_colour_onnx(path: Path, *, spec: ModelSpec | None = SPEC) -> Path:
     return path
 
 
-def write_video(path: Path, frames: list[NDArray[np.uint8]], *, fps: float = 25.0, codec: str = "mp4v") -> Path:
+def write_video(
+    path: Path, frames: list[NDArray[np.uint8]], *, fps: float = 25.0, codec: str = "mp4v"
+) -> Path:
     """A video file of frames of one size."""
     height, width = frames[0].shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, (width, height))

@@ -32,7 +32,7 @@ DEFAULT_FPS = 25.0
 
 # By ending, best first. Browsers play H.264, but OpenCV's wheels have no encoder for it; MPEG-4 they have.
 _CODECS = {".mp4": ("avc1", "mp4v"), ".mkv": ("avc1", "mp4v"), ".avi": ("XVID", "MJPG")}
-# Room for what FFmpeg still holds back when recording ends: a Matroska cluster of 5 MB, an index of 16 bytes a frame.
+# Room for what FFmpeg holds back until the end: a Matroska cluster of 5 MB, an index of 16 bytes a frame.
 _RESERVE_BYTES = 16 << 20
 
 

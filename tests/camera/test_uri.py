@@ -32,7 +32,10 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("rtsp://user:secret@cam/1", r"cannot open rtsp://\*\*\*@cam/1: got rtsp://, expected .*file://, v4l2://"),
+        (
+            "rtsp://user:secret@cam/1",
+            r"cannot open rtsp://\*\*\*@cam/1: got rtsp://, expected .*file://, v4l2://",
+        ),
         ("CSI://0", "got csi://"),
         ("file://server/share/a.mp4", "expected file:///absolute/path"),
         ("v4l2:///dev/sda", "expected v4l2:///dev/videoN"),

@@ -40,8 +40,12 @@ def test_frames_are_opencvs_and_stay_when_the_next_one_comes(videos: Path) -> No
     np.testing.assert_array_equal(np.stack(frames), np.stack(expected))
 
 
-@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "mp4v"), ("a.avi", "MJPG"), ("a.mkv", "mp4v"), ("a:b %d.mp4", "mp4v")])
-def test_containers_and_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, codec: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "mp4v"), ("a.avi", "MJPG"), ("a.mkv", "mp4v"), ("a:b %d.mp4", "mp4v")]
+)
+def test_containers_and_odd_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, codec: str
+) -> None:
     write_video(tmp_path / name, colour_cycle(9), codec=codec)
     monkeypatch.chdir(tmp_path)  # a relative name with a colon must not be taken for an address
     with open_camera(name) as source:
@@ -86,7 +90,9 @@ def test_a_container_that_estimates_and_ends_early(tmp_path: Path, caplog: pytes
 def test_a_cut_mp4_has_no_index(tmp_path: Path, videos: Path) -> None:
     path = Path(shutil.copy(videos / "bikes.mp4", tmp_path))
     size = cut(path, 0.5)
-    with pytest.raises(SourceError, match=f"bikes.mp4: got a video of {size} bytes without an index.*cut off"):
+    with pytest.raises(
+        SourceError, match=f"bikes.mp4: got a video of {size} bytes without an index.*cut off"
+    ):
         open_camera(path)
 
 
