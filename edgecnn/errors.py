@@ -65,13 +65,15 @@ class EdgeCNNError(Exception):
             f"{label} {value}" for label, value in (("got", got), ("expected", expected)) if value
         )
         message = f"{what}: {details}" if details else what
-        super().__init__(f"{message}. {remedy}" if remedy else message)
+        if remedy:
+            message = f"{message.rstrip('.')}. {remedy}"
+        super().__init__(" ".join(message.splitlines()))  # a library's message in `got` may have several
 
     def __str__(self) -> str:  # OSError would print its own fields instead of the message
         return str(self.args[0])
 
     def to_dict(self) -> dict[str, str]:
-        """The error as a JSON object: `type`, `message`, and those of `got`, `expected`, `remedy` that are known."""
+        """As a JSON object: `type`, `message`, `what`, and of `got`, `expected`, `remedy` what is known."""
         parts = {"got": self.got, "expected": self.expected, "remedy": self.remedy}
         known = {name: value for name, value in parts.items() if value}
         return {"type": type(self).__name__, "message": str(self), "what": self.what, **known}
