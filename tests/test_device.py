@@ -64,7 +64,7 @@ def test_a_pc(tmp_path: Path) -> None:
     root = tree(
         tmp_path,
         {
-            "proc/cpuinfo": "model name\t: Some CPU\ncpu MHz\t\t: 1200.500\n\nmodel name\t: Other\ncpu MHz\t\t: 3100.25\n",
+            "proc/cpuinfo": "model name\t: Some CPU\ncpu MHz\t\t: 1200.500\n\ncpu MHz\t\t: 3100.25\n",
             "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "3\n",
             "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count": "4\n",
         },

@@ -76,6 +76,10 @@ def command(
         loaded = opened.enter_context(model_options.load(model))
         total = min(filter(None, (frames, camera.frame_count)), default=None)
         stop = opened.enter_context(stop_on_signals())
+        finishing = opened.enter_context(contextlib.ExitStack())
+        for target in targets:
+            finishing.push(target)  # closed twice, the first time while signals are still held back
+        finishing.callback(stop.finish)
         pipeline = opened.enter_context(Pipeline(camera, loaded, sinks=targets))
         show = _print_line(as_json) if not sinks else opened.enter_context(_counter(total))
         done = 0
@@ -84,8 +88,6 @@ def command(
             done += 1
             if stop.asked or done == frames:
                 break
-        for target in targets:
-            target.close()  # before saying that it is there
     report = {
         "model": model,
         "backend": loaded.backend.name,

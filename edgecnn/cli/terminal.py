@@ -13,14 +13,23 @@ __all__ = ["StopRequest", "native_stderr_muted", "stop_on_signals"]
 
 
 class StopRequest:
-    """Whether the user, or a service manager, has asked to stop."""
+    """What the user, or a service manager, has asked for by a signal.
+
+    Attributes:
+        asked: whether to stop.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self._finishing = False
+
+    def finish(self) -> None:
+        """From now on, let nothing interrupt what is left to do."""
+        self._finishing = True
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler. The second signal does not wait any longer."""
-        if self.asked:
+        """The signal handler."""
+        if self.asked and not self._finishing:
             raise KeyboardInterrupt
         self.asked = True
 
@@ -29,8 +38,8 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn the first SIGINT or SIGTERM into a request, which a loop honours between two frames.
 
-    Nothing is then torn: no frame is half written, and what finishes the files is not interrupted itself.
-    A second signal raises KeyboardInterrupt at once, for a camera that hangs.
+    So nothing is torn: no frame is half written. The second one raises KeyboardInterrupt at once, for a
+    camera that hangs; after `finish` not even that, so that an impatient Ctrl-C does not cost a video.
     """
     request = StopRequest()
     before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}

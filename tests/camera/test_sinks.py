@@ -392,13 +392,17 @@ def test_json_of_numbers_that_json_lacks(tmp_path: Path) -> None:
     assert row["result"]["classes"][0]["score"] is None
 
 
-def test_stdout_gets_a_line_at_once(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    sys.stdout.write("before\n")
-    with open_sink("-") as sink:
-        sink.write(output(index=3))
-        head, line = capfdbinary.readouterr().out.splitlines()
-    assert (head, json.loads(line)["index"]) == (b"before", 3)
-    sys.stdout.write("still open\n")
+def test_stdout_gets_a_line_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "stdout").open("w", buffering=1 << 16) as stdout:  # holds lines back, as a pipe's does
+        monkeypatch.setattr(sys, "stdout", stdout)
+        stdout.write("before\n")
+        with open_sink("-") as sink:
+            for index in range(3):
+                sink.write(output(index=index))
+                head, *lines = (tmp_path / "stdout").read_text().splitlines()
+                assert head == "before"
+                assert [json.loads(line)["index"] for line in lines] == list(range(index + 1))
+        stdout.write("still open\n")
 
 
 # the shared one -------------------------------------------------------------------------------------------

@@ -157,10 +157,14 @@ def test_an_interrupted_run_finishes_its_files(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
+    assert process.stderr is not None
     first = [process.stdout.readline() for _ in range(5)]
     process.send_signal(signal_number)
-    rest, said = process.communicate()
-    assert process.returncode == 1
+    rest = process.stdout.read()  # communicate() would lose what readline() has read ahead
+    said = process.stderr.read()
+    for stream in (process.stdout, process.stderr):
+        stream.close()
+    assert process.wait() == 1
     *lines, summary, error = [*first, *rest.splitlines()]
     done = len(lines)
     assert 5 <= done < FRAMES
