@@ -1,7 +1,7 @@
 """Calibration: from frames to the ranges that INT8 needs, and to what INT8 costs.
 
-    from edgecnn.calibration import calibrate
-    result = calibrate("model.onnx", "photos/", "model.calibrated.onnx")
+from edgecnn.calibration import calibrate
+result = calibrate("model.onnx", "photos/", "model.calibrated.onnx")
 """
 
 from __future__ import annotations

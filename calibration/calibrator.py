@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +23,17 @@ from numpy.typing import NDArray
 from edgecnn import __version__
 from edgecnn.backends.onnxruntime import create_session
 from edgecnn.calibration.observers import TensorStats, merge, observe
-from edgecnn.calibration.ranges import SMALLEST_AMAX, Method, choose_range
+from edgecnn.calibration.ranges import METHODS, SMALLEST_AMAX, Method, choose_range
 from edgecnn.camera.source import Skipped
 from edgecnn.compare import Agreement
 from edgecnn.dataset import open_frames
-from edgecnn.errors import DataError, SpecError
-from edgecnn.export.graph import load_graph, save_graph, to_bytes
-from edgecnn.export.lowering import lower_graph
-from edgecnn.export.measure import measure_accuracy
-from edgecnn.export.placement import ANCHORS, activations, scale_source, weight_axis, weight_of
+from edgecnn.errors import BuildError, DataError
+from edgecnn.export.graph import fixed_batch, load_graph, save_graph, to_bytes
+from edgecnn.export.lowering import lower_graph, refuse_lowered
+from edgecnn.export.measure import check_spec, measure_accuracy
+from edgecnn.export.placement import activations, is_anchor, scale_source, weight_axis, weight_of
 from edgecnn.files import check_output
-from edgecnn.metadata import ACCURACY_KEY, QUANTIZATION_KEY, SPEC_KEY
+from edgecnn.metadata import ACCURACY_KEY, QUANTIZATION_KEY
 from edgecnn.preprocess import Preprocessor
 from edgecnn.progress import Progress, no_progress
 from edgecnn.quantization import LEVELS, QuantizationTable, WeightScales
@@ -92,30 +92,35 @@ def calibrate(
 
     Raises:
         DataError: no frames, too few to hold any out, or an activation that is infinite or NaN.
+        BuildError: the model is lowered or quantized already, or has nothing that INT8 speeds up.
         ModelFormatError, ModelNotFoundError, SpecError: the model cannot be used.
+        SourceError: a video or camera cannot be opened.
         OutputError, OutputExistsError: `output` cannot be written.
     """
+    if method not in METHODS:
+        raise DataError("unknown method", got=method, expected="one of " + ", ".join(METHODS))
     target = check_output(output, force=force)
     graph = load_graph(model)
-    spec = spec or ModelSpec.from_metadata(graph.metadata_props)
-    if spec is None:
-        raise SpecError(
-            f"{model} does not say how to use it",
-            got="no edgecnn.spec in its metadata",
-            remedy="Give a task and preprocessing: --task classification --preset imagenet (in Python, spec=)",
-        )
-    if not any(node.op_type in ANCHORS and weight_of(node) for node in graph.graph):
-        raise DataError(f"{model} has nothing to quantize", got="no Conv, Gemm or MatMul with constant weights")
-    graph.metadata_props[SPEC_KEY] = spec.to_json()
+    refuse_lowered(graph)
     for key in (QUANTIZATION_KEY, ACCURACY_KEY):
         graph.metadata_props.pop(key, None)
+    spec = check_spec(graph, spec, name=str(model))
+    _check_quantizable(graph, name=str(model))
     frames = open_frames(data, limit=limit)
     if evaluation_data is None:
         frames, held_out = frames.split()
     else:
         held_out = open_frames(evaluation_data, limit=limit)
 
-    stats, count, digest = observe_activations(graph, spec.image, frames, threads=threads, total=frames.count, progress=progress)
+    stats, count, digest = observe_activations(
+        graph,
+        spec.image,
+        frames,
+        histograms=method != "minmax",
+        threads=threads,
+        total=frames.count,
+        progress=progress,
+    )
     table = QuantizationTable(
         activations={name: choose_range(entry, method) for name, entry in stats.items()},
         weights=weight_scales(graph),
@@ -129,7 +134,11 @@ def calibrate(
     lowered = to_bytes(lower_graph(graph, "int8"))
     accuracy = measure_accuracy(float_bytes, lowered, held_out, threads=threads, progress=progress)
     # The hash ties the report to the very graph that was measured: a build that makes another one says so.
-    identity = {"precision": "int8", "target": "onnxruntime", "graph_sha256": hashlib.sha256(lowered).hexdigest()}
+    identity = {
+        "precision": "int8",
+        "target": "onnxruntime",
+        "graph_sha256": hashlib.sha256(lowered).hexdigest(),
+    }
     report = {**identity, **accuracy.to_dict()}
     graph.metadata_props[ACCURACY_KEY] = json.dumps(report, sort_keys=True)
     save_graph(graph, target, force=force)
@@ -142,6 +151,7 @@ def observe_activations(
     image: ImageSpec,
     frames: Iterable[NDArray[np.uint8]],
     *,
+    histograms: bool = True,
     threads: int | None = None,
     total: int | None = None,
     progress: Progress = no_progress,
@@ -150,26 +160,31 @@ def observe_activations(
 
     Returns:
         Tensor name → statistics, the number of frames, and the SHA-256 of their input tensors.
+
+    Raises:
+        DataError: no frames, or an activation that is infinite or NaN.
     """
-    observed = {str(value.name): None for value in activations(model.graph) if scale_source(value) is value}
     visible = model.clone()
-    outputs = {str(value.name) for value in visible.graph.outputs}
+    observed = [value for value in activations(visible.graph) if scale_source(value) is value]
+    inputs = set(visible.graph.inputs)
+    visible.graph.outputs.extend(
+        value for value in observed if value not in inputs and not value.is_graph_output()
+    )
     input_name = str(visible.graph.inputs[0].name)
-    for node in visible.graph:
-        visible.graph.outputs.extend(v for v in node.outputs if v.name in observed and v.name not in outputs)
+    names = [str(value.name) for value in observed if value not in inputs]
     session = create_session(to_bytes(visible), threads=threads)
-    names = [name for name in observed if name != input_name]
-    preprocess = Preprocessor(image, batch=_batch(model))
+    # A model of a fixed batch gets the same frame in each row: not every tensor has the batch in front.
+    preprocess = Preprocessor(image, batch=fixed_batch(model))
     stats: dict[str, TensorStats] = {}
     digest = hashlib.sha256()
     count = 0
     for frame in frames:
-        preprocess(frame)
+        for row in range(len(preprocess.tensor)):
+            preprocess(frame, row)
         digest.update(preprocess.tensor[0])
-        arrays = dict(zip(names, session.run(names, {input_name: preprocess.tensor}), strict=True))
-        arrays[input_name] = preprocess.tensor
-        for name, array in arrays.items():
-            seen = observe(array[:1])
+        arrays = [preprocess.tensor, *session.run(names, {input_name: preprocess.tensor})]
+        for name, array in zip([input_name, *names], arrays, strict=True):
+            seen = observe(array, histogram=histograms)
             if seen.not_finite:
                 raise DataError(
                     f"activation {name} is infinite or NaN on frame {count}",
@@ -180,12 +195,14 @@ def observe_activations(
         count += 1
         progress("calibrating", count, total)
     if not count:
-        raise DataError("no frames to calibrate with", expected="a folder of images, a video, a camera or a .npy")
+        raise DataError(
+            "no frames to calibrate with", expected="a folder of images, a video, a camera or a .npy"
+        )
     return stats, count, digest.hexdigest()
 
 
 def weight_scales(model: ir.Model) -> dict[str, WeightScales]:
-    """Per-channel scales amax / 127 for the constant weights of every anchor.
+    """Per-channel scales amax / 127 for the constant weights of every anchor and ConvTranspose.
 
     A dead channel, all zero, gets scale 1: TensorRT refuses scales that are not positive.
     """
@@ -202,7 +219,14 @@ def weight_scales(model: ir.Model) -> dict[str, WeightScales]:
     return scales
 
 
-def _batch(model: ir.Model) -> int:
-    shape = model.graph.inputs[0].shape
-    side: Any = shape[0] if shape is not None and len(shape) else 1
-    return side if isinstance(side, int) else 1
+def _check_quantizable(model: ir.Model, *, name: str) -> None:
+    if any(is_anchor(node) for node in model.graph):
+        return
+    dtypes = sorted(
+        {str(value.dtype) for value in model.graph.initializers.values() if value.uses()} - {"INT64"}
+    )
+    raise BuildError(
+        f"{name} has nothing to quantize",
+        got=f"constants of type {', '.join(dtypes)}" if dtypes else "no constants",
+        expected="Conv, Gemm or MatMul with constant float32 weights",
+    )

@@ -4,8 +4,9 @@
 - `entropy`: the threshold whose clipped and quantized distribution is closest to the observed one in
   Kullback-Leibler divergence, as TensorRT's calibrator chooses it (S. Migacz, "8-bit Inference with
   TensorRT", GTC 2017): for each candidate of i bins, P is the histogram up to i with everything beyond
-  added to its last bin; Q is that histogram without the addition, summed into 128 groups and spread evenly
-  over the bins of each group that P occupies; the i with the least Σ P log(P / Q) wins.
+  added to its last bin; Q is that histogram without the addition, summed into 128 groups (of whole bins, as
+  equal as can be) and spread evenly over the bins of each group that P occupies; both are scaled to sum 1,
+  and the i with the least Σ P log(P / Q) wins.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ _FINEST = 2048
 
 
 def choose_range(stats: TensorStats, method: Method) -> ActivationRange:
-    """The range of one tensor. A tensor that was always zero gets amax 1, so that its scale is positive."""
+    """The range of one tensor; `entropy` needs statistics with a histogram.
+
+    A tensor that was always zero gets amax 1, so that its scale is positive.
+    """
     if stats.amax == 0:
         return ActivationRange(amax=1.0, low=0.0, high=0.0, method="constant")
     amax = stats.amax if method == "minmax" else min(entropy_threshold(stats), stats.amax)
@@ -39,7 +43,13 @@ def choose_range(stats: TensorStats, method: Method) -> ActivationRange:
 
 
 def entropy_threshold(stats: TensorStats) -> float:
-    """The magnitude at which to clip; see the module's docstring."""
+    """The magnitude at which to clip; see the module's docstring.
+
+    Raises:
+        ValueError: the statistics hold no histogram.
+    """
+    if stats.counts is None:
+        raise ValueError("an entropy threshold needs a histogram")
     used = int(np.flatnonzero(stats.counts)[-1]) + 1
     counts, width = stats.counts[:used], stats.bin_width
     while len(counts) > _FINEST:

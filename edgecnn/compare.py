@@ -63,7 +63,9 @@ class Agreement:
     @property
     def worst_sqnr_db(self) -> float:
         """The lowest SQNR of all outputs; infinite where all are identical."""
-        return min((math.inf if o.sqnr_db is None else o.sqnr_db for o in self.outputs.values()), default=math.inf)
+        return min(
+            (math.inf if o.sqnr_db is None else o.sqnr_db for o in self.outputs.values()), default=math.inf
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object: `images`, `outputs`, and the task's metrics by name."""
@@ -72,12 +74,13 @@ class Agreement:
 
 
 class OutputSums:
-    """Running sums over two versions of one tensor."""
+    """Running sums over two versions of one tensor. Memory does not grow."""
 
     def __init__(self) -> None:
         self.reference = self.other = self.product = self.error = self.worst = 0.0
 
     def add(self, reference: NDArray[Any], other: NDArray[Any]) -> None:
+        """Take in two arrays of one shape, of any real type."""
         first, second = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
         difference = first - second
         self.reference += float(first @ first)
@@ -87,16 +90,24 @@ class OutputSums:
         self.worst = max(self.worst, float(np.abs(difference).max(initial=0.0)))
 
     def result(self) -> OutputAgreement:
+        """The agreement over all that was added."""
         norm = math.sqrt(self.reference) * math.sqrt(self.other)
         sqnr = None
         if self.error > 0:
             sqnr = 10 * math.log10(self.reference / self.error) if self.reference > 0 else -math.inf
             sqnr = max(sqnr, -999.0)  # a reference of zeros: JSON has no infinity
-        return OutputAgreement(sqnr_db=sqnr, cosine=self.product / norm if norm else None, max_abs_error=self.worst)
+        return OutputAgreement(
+            sqnr_db=sqnr, cosine=self.product / norm if norm else None, max_abs_error=self.worst
+        )
 
 
 def compare(
-    reference: Model, other: Model, frames: Iterable[NDArray[np.uint8]], *, total: int | None = None, progress: Progress = no_progress
+    reference: Model,
+    other: Model,
+    frames: Iterable[NDArray[np.uint8]],
+    *,
+    total: int | None = None,
+    progress: Progress = no_progress,
 ) -> Agreement:
     """Run two models on the same frames, each with its own preprocessing.
 
@@ -107,9 +118,13 @@ def compare(
         total: how many frames there will be, for the progress.
 
     Raises:
-        InputError: the models' outputs do not correspond.
+        InputError: the models' tasks or outputs do not correspond.
         DataError: there is no frame, or an output is not finite.
     """
+    if reference.spec.task != other.spec.task:
+        raise InputError(
+            "the two models have different tasks", got=other.spec.task, expected=reference.spec.task
+        )
     pairs = _pair_outputs(reference, other)
     sums = {name: OutputSums() for name in pairs}
     metrics: dict[str, float] = {}
@@ -121,7 +136,9 @@ def compare(
         for name, other_name in pairs.items():
             for model, values in ((reference, reference_outputs[name]), (other, other_outputs[other_name])):
                 if not np.isfinite(values).all():
-                    raise DataError(f"output {name} of {model.name} is infinite or NaN", got=f"on frame {images}")
+                    raise DataError(
+                        f"output {name} of {model.name} is infinite or NaN", got=f"on frame {images}"
+                    )
             sums[name].add(reference_outputs[name], other_outputs[other_name])
         for metric, value in reference.task.agreement(reference_result, other_result).items():
             metrics[metric] = metrics.get(metric, 0.0) + value
@@ -130,7 +147,9 @@ def compare(
     if not images:
         raise DataError("nothing to compare with", got="no frames", expected="at least one")
     means = {metric: value / images for metric, value in metrics.items()}
-    return Agreement(images=images, outputs={name: entry.result() for name, entry in sums.items()}, metrics=means)
+    return Agreement(
+        images=images, outputs={name: entry.result() for name, entry in sums.items()}, metrics=means
+    )
 
 
 class _Runner:
@@ -143,7 +162,9 @@ class _Runner:
     def __call__(self, frame: NDArray[np.uint8]) -> tuple[dict[str, NDArray[Any]], Any]:
         geometry = self.preprocess(frame)
         outputs = self.model.backend.run({self.model.input.name: self.preprocess.tensor})
-        return {name: array[:1] for name, array in outputs.items()}, self.model.task.decode(outputs, [geometry])[0]
+        return {name: array[:1] for name, array in outputs.items()}, self.model.task.decode(
+            outputs, [geometry]
+        )[0]
 
 
 def _pair_outputs(reference: Model, other: Model) -> dict[str, str]:
@@ -153,7 +174,9 @@ def _pair_outputs(reference: Model, other: Model) -> dict[str, str]:
     if {info.name for info in first} == set(names):
         names = [info.name for info in first]
     shapes = {info.name: info.shape[1:] for info in second}
-    if len(first) != len(names) or any(info.shape[1:] != shapes[name] for info, name in zip(first, names, strict=True)):
+    if len(first) != len(names) or any(
+        info.shape[1:] != shapes[name] for info, name in zip(first, names, strict=True)
+    ):
         raise InputError(
             "the two models' outputs do not correspond",
             got=", ".join(f"{info.name} {info.shape}" for info in second),

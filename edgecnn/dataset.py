@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.camera.images import image_files, is_image_name, read_image
 from edgecnn.camera.opening import open_camera
-from edgecnn.camera.images import ImagesReader, image_files, is_image_name
-from edgecnn.camera.source import Skipped, Source
+from edgecnn.camera.source import Skipped
 from edgecnn.camera.uri import parse_source
-from edgecnn.errors import DataError
+from edgecnn.errors import DataError, SourceError
 
 __all__ = ["FrameSet", "open_frames"]
 
@@ -73,7 +73,9 @@ class FrameSet:
         """
         if self.count < 2:
             raise DataError(
-                f"too few frames in {self.name}", got=str(self.count), expected="at least 2, better 100 or more",
+                f"too few frames in {self.name}",
+                got=str(self.count),
+                expected="at least 2, better 100 or more",
                 remedy="Add frames, or give frames to measure on with --eval-data",
             )
         if self.contiguous:
@@ -85,7 +87,8 @@ class FrameSet:
             out = set(held_out)
             parts = [position for position in self.positions if position not in out], held_out
         first, second = (
-            FrameSet(self.name, part, self._read, contiguous=self.contiguous, skipped=self._skipped) for part in parts
+            FrameSet(self.name, part, self._read, contiguous=self.contiguous, skipped=self._skipped)
+            for part in parts
         )
         return first, second
 
@@ -106,12 +109,14 @@ def open_frames(path: str | os.PathLike[str], *, limit: int | None = None) -> Fr
         raise DataError("limit is wrong", got=str(limit), expected="a whole number from 1")
     if os.fspath(path).endswith(".npy"):
         return _array(Path(path), limit)
-    uri = parse_source(path)
-    if uri.kind == "device":
-        return _camera(path, uri.name, limit or DEFAULT_CAMERA_FRAMES)
-    if uri.kind != "file" or is_image_name(uri.target):
-        return _images(image_files(uri.target), uri.name, limit)
-    return _video(path, uri.name, limit)
+    try:
+        uri = parse_source(path)
+        if uri.kind == "device":
+            return _camera(path, uri.name, limit or DEFAULT_CAMERA_FRAMES)
+        files = image_files(uri.target) if uri.kind != "file" or is_image_name(uri.target) else []
+    except SourceError as error:  # nothing there, or nothing of use
+        raise DataError(error.what, got=error.got, expected=error.expected, remedy=error.remedy) from error
+    return _images(files, uri.name, limit) if files else _video(path, uri.name, limit)
 
 
 def _evenly(count: int, limit: int | None) -> list[int]:
@@ -124,7 +129,7 @@ def _evenly(count: int, limit: int | None) -> list[int]:
 def _array(path: Path, limit: int | None) -> FrameSet:
     expected = "uint8 (N, H, W, 3) RGB"
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)  # a pickle would run code
+        array = np.lib.format.open_memmap(path, mode="r")  # np.load would open other formats too
     except FileNotFoundError as error:
         raise DataError(f"no array {path}", expected=f"a .npy of {expected}") from error
     except (OSError, ValueError, EOFError) as error:
@@ -143,26 +148,33 @@ def _images(files: list[Path], name: str, limit: int | None) -> FrameSet:
     skipped: list[Skipped] = []
 
     def read(positions: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-        reader = ImagesReader([files[position] for position in positions], name=name)
-        try:
-            with Source(reader) as source:
-                for frame in source:
-                    yield frame.image
-        finally:
-            skipped.extend(reader.skipped)
+        unreadable = 0
+        for position in positions:
+            try:
+                image = read_image(files[position])
+            except SourceError as error:
+                skipped.append(Skipped(files[position], error.got or error.what))
+                unreadable += 1
+                continue
+            yield image
+        if unreadable == len(positions):
+            raise DataError(
+                f"none of these {unreadable} images of {name} can be read",
+                got=f"{skipped[-1].path}: {skipped[-1].reason}",
+            )
 
     return FrameSet(name, _evenly(len(files), limit), read, skipped=skipped)
 
 
 def _video(path: str | os.PathLike[str], name: str, limit: int | None) -> FrameSet:
     def read(positions: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-        wanted, last = set(positions), max(positions)
+        wanted, last = set(positions), max(positions, default=-1)
         with open_camera(path) as source:
             for frame in source:
+                if frame.index > last:
+                    return
                 if frame.index in wanted:
                     yield frame.image
-                if frame.index >= last:
-                    return
 
     with open_camera(path) as source:
         # Containers may announce more frames than there are, or none; what was announced decides only

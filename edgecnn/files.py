@@ -82,7 +82,8 @@ def atomic_output(path: str | os.PathLike[str], *, force: bool = False) -> Itera
 
 
 _WRITE_FAILURES = {
-    errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG,
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG, errno.ENOSPC, errno.EPERM,
+    errno.EROFS,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ Lowering turns table and model into a graph for a target; the table itself names
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -39,6 +40,12 @@ class ActivationRange:
     high: float
     method: str
 
+    def __post_init__(self) -> None:
+        if not 0 < self.amax < math.inf:
+            raise ModelFormatError(
+                "an activation's range is wrong", got=str(self.amax), expected="a positive number"
+            )
+
     @property
     def scale(self) -> float:
         """Size of one step of the symmetric 8-bit grid."""
@@ -51,6 +58,12 @@ class WeightScales:
 
     axis: int
     scales: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.axis < 0 or not all(0 < scale < math.inf for scale in self.scales):
+            raise ModelFormatError(
+                "a weight's scales are wrong", expected="an axis from 0 and positive numbers"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +86,14 @@ class QuantizationTable:
     tool: str
     version: int = TABLE_VERSION
 
+    def __post_init__(self) -> None:
+        if self.version != TABLE_VERSION:
+            raise ModelFormatError(
+                "the quantization table has another version",
+                got=str(self.version),
+                expected=f"{TABLE_VERSION}; use the edgecnn that wrote it, {self.tool}",
+            )
+
     def to_json(self) -> str:
         """The table as one JSON object; the same table gives the same text."""
         import msgspec
@@ -88,7 +109,9 @@ class QuantizationTable:
             return msgspec.json.decode(text, type=cls)
         except msgspec.MsgspecError as error:
             raise ModelFormatError(
-                "the model's quantization table cannot be read", got=str(error), remedy="Calibrate the model again"
+                "the model's quantization table cannot be read",
+                got=str(error),
+                remedy="Calibrate the model again",
             ) from error
 
     @classmethod

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgecnn.dataset import FrameSet
-from edgecnn.errors import BuildError, SpecError
+from edgecnn.errors import BuildError
 from edgecnn.export.graph import load_graph, to_bytes
 from edgecnn.export.lowering import PRECISIONS, TARGETS, Precision, Target, lower_graph
-from edgecnn.export.measure import compiled_operators, convolutions, measure_accuracy, measure_latency
+from edgecnn.export.measure import check_spec, compiled, measure_accuracy, measure_latency
 from edgecnn.files import check_output, write_atomic
-from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, QUANTIZATION_KEY, SPEC_KEY, read_json
+from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, QUANTIZATION_KEY, read_json
 from edgecnn.progress import Progress, no_progress
 from edgecnn.spec import ModelSpec
 
@@ -134,24 +134,22 @@ def build(
         force: overwrite `output`.
 
     Raises:
-        BuildError: INT8 without calibration, a model that is lowered already, or nothing that meets
-            `min_agreement`.
+        BuildError: INT8 without calibration, a model that is lowered or quantized already, or one that
+            cannot be lowered to `precision`.
+        DataError: `data` holds no frame that can be read, or an output is infinite or NaN.
         ModelFormatError, ModelNotFoundError, SpecError, OutputError, OutputExistsError.
     """
     if target not in TARGETS:
         raise BuildError("unknown target", got=target, expected="one of " + ", ".join(TARGETS))
     if precision not in (*PRECISIONS, "auto"):
-        raise BuildError("unknown precision", got=precision, expected="one of " + ", ".join((*PRECISIONS, "auto")))
+        raise BuildError(
+            "unknown precision", got=precision, expected="one of " + ", ".join((*PRECISIONS, "auto"))
+        )
+    if not 0 <= min_agreement <= 1:
+        raise BuildError("min_agreement is wrong", got=str(min_agreement), expected="0 to 1")
     destination = check_output(output, force=force)
     graph = load_graph(model)
-    if spec is not None:
-        graph.metadata_props[SPEC_KEY] = spec.to_json()
-    elif SPEC_KEY not in graph.metadata_props:
-        raise SpecError(
-            f"{model} does not say how to use it",
-            got="no edgecnn.spec in its metadata",
-            remedy="Give a task and preprocessing: --task classification --preset imagenet (in Python, spec=)",
-        )
+    check_spec(graph, spec, name=str(model))
     wanted = _wanted(graph, precision)
     lowered = {name: to_bytes(lower_graph(graph, name, target=target)) for name in wanted}
     if precision == "auto" or data is not None:
@@ -159,14 +157,14 @@ def build(
     latencies = measure_latency(lowered, threads=threads, progress=progress) if precision == "auto" else {}
     candidates = []
     for name, content in lowered.items():
-        operators = compiled_operators(content)
+        compiled_graph = compiled(content)
         accuracy, source = _accuracy(name, lowered, graph, data, threads, progress)
         candidates.append(
             Candidate(
                 precision=name,
                 size_bytes=len(content),
-                convolutions=convolutions(operators, name),
-                operators=operators,
+                convolutions=compiled_graph.convolutions,
+                operators=compiled_graph.operators,
                 latency_ms=latencies.get(name),
                 accuracy=accuracy,
                 accuracy_from=source,
@@ -178,7 +176,11 @@ def build(
         chosen, reason = next(c for c in candidates if c.precision == precision), "asked for"
     write_atomic(destination, _with_report(lowered[chosen.precision], chosen), force=force)
     return BuildResult(
-        path=destination, precision=chosen.precision, reason=reason, candidates=candidates, warnings=_warnings(chosen, graph, precision)
+        path=destination,
+        precision=chosen.precision,
+        reason=reason,
+        candidates=candidates,
+        warnings=_warnings(chosen, graph, precision),
     )
 
 
@@ -199,10 +201,16 @@ def _accuracy(
     if precision == "fp32":
         return None, None
     if data is not None:
-        agreement = measure_accuracy(lowered["fp32"], lowered[precision], data, threads=threads, progress=progress)
+        agreement = measure_accuracy(
+            lowered["fp32"], lowered[precision], data, threads=threads, progress=progress
+        )
         return agreement.to_dict(), "measured now"
     report = read_json(graph.metadata_props, ACCURACY_KEY)
-    if precision == "int8" and report is not None and report.get("graph_sha256") == sha256(lowered[precision]).hexdigest():
+    if (
+        precision == "int8"
+        and report is not None
+        and report.get("graph_sha256") == sha256(lowered[precision]).hexdigest()
+    ):
         return report, "calibration"
     return None, None
 
@@ -214,8 +222,10 @@ def _choose(candidates: Sequence[Candidate], min_agreement: float) -> tuple[Cand
     for candidate in candidates:
         assert candidate.latency_ms is not None
         speed = f"{candidate.precision} {candidate.latency_ms['p50']:.2f} ms"
-        if candidate.agreement is None:
+        if candidate.agreement is None and candidate.accuracy is None:
             notes.append(f"{speed}, agreement not measured (give frames with --data)")
+        elif candidate.agreement is None:
+            notes.append(f"{speed}, agreement unknown (the task has no measure of it)")
         elif candidate.agreement < min_agreement:
             notes.append(f"{speed}, agreement {candidate.agreement:.3f} below {min_agreement:.3f}")
         else:
@@ -226,7 +236,7 @@ def _choose(candidates: Sequence[Candidate], min_agreement: float) -> tuple[Cand
 
 
 def _with_report(content: bytes, chosen: Candidate) -> bytes:
-    """The lowered model with what was measured of it in its metadata; times stay out, they are this machine's."""
+    """The lowered model with what was measured of it in its metadata, but no times: they are the machine's."""
     import onnx
 
     proto = onnx.load_from_string(content)
@@ -241,11 +251,16 @@ def _with_report(content: bytes, chosen: Candidate) -> bytes:
 
 def _warnings(chosen: Candidate, graph: ir.Model, asked: str) -> list[str]:
     warnings = []
-    in_float = sum(count for name, count in chosen.convolutions.items() if name != "int8")
-    if chosen.precision == "int8" and in_float:
-        warnings.append(f"{in_float} of {in_float + chosen.convolutions.get('int8', 0)} convolutions run in float")
-    if chosen.precision == "int8" and chosen.accuracy is None:
-        warnings.append("the accuracy of this build was not measured: calibrate again with this version, or give frames with --data")
+    others = {name: count for name, count in chosen.convolutions.items() if name != chosen.precision}
+    if others:
+        total = sum(chosen.convolutions.values())
+        listed = ", ".join(f"{count} of {total} convolutions run in {name}" for name, count in others.items())
+        warnings.append(f"{listed} on this machine")
+    if chosen.precision != "fp32" and chosen.accuracy is None:
+        remedy = "give frames with --data"
+        if chosen.precision == "int8":
+            remedy = f"calibrate again with this version, or {remedy}"
+        warnings.append(f"the accuracy of this build was not measured: {remedy}")
     if asked == "auto" and QUANTIZATION_KEY not in graph.metadata_props:
         warnings.append("INT8 was not considered: the model is not calibrated")
     return warnings

@@ -1,22 +1,22 @@
 """Layer by layer: where along the network two versions of a model start to differ.
 
-Tensors are found by name. A lowering keeps the names of the float model and adds `.dq` to what an 8-bit
-tensor stands for, and `.float16`-like suffixes to casts, so each float tensor has its counterpart.
+Tensors are found by name: a lowering keeps the float model's names, and gives what an 8-bit tensor stands
+for the same name with `.dq` behind it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.backends.onnxruntime import create_session
 from edgecnn.compare import OutputAgreement, OutputSums
-from edgecnn.errors import InputError
-from edgecnn.export.graph import load_graph, to_bytes
+from edgecnn.errors import DataError, InputError
+from edgecnn.export.graph import fixed_batch, load_graph, to_bytes
 from edgecnn.export.placement import activations
 from edgecnn.preprocess import Preprocessor
 from edgecnn.progress import Progress, no_progress
@@ -43,11 +43,12 @@ def compare_layers(
     Both run node by node as written, without ONNX Runtime's fusions, which would remove tensors.
 
     Raises:
-        InputError: the two have no tensor in common.
+        InputError: the two have no tensor in common, or one of another shape.
+        DataError: there is no frame.
     """
     first, second = load_graph(reference), load_graph(model)
     theirs = {str(value.name) for node in second.graph for value in node.outputs}
-    pairs = {}
+    pairs: dict[str, str] = {}
     for value in activations(first.graph):
         name = str(value.name)
         counterpart = next((n for n in (name + DEQUANTIZED, name) if n in theirs), None)
@@ -55,29 +56,40 @@ def compare_layers(
             pairs[name] = counterpart
     if not pairs:
         raise InputError("the two models share no tensor names", expected="two versions of one model")
-    runs = [_Exposed(first, list(pairs)), _Exposed(second, list(pairs.values()))]
+    ours, others = _Exposed(first, list(pairs)), _Exposed(second, list(pairs.values()))
     sums = {name: OutputSums() for name in pairs}
-    preprocess = Preprocessor(image)
+    preprocess = Preprocessor(image, batch=ours.batch)
+    count = 0
     for count, frame in enumerate(frames, start=1):
-        preprocess(frame)
-        for name, one, other in zip(pairs, *(run(preprocess.tensor) for run in runs), strict=True):
+        for row in range(ours.batch):
+            preprocess(frame, row)
+        tensors = zip(pairs, ours(preprocess.tensor), others(preprocess.tensor), strict=True)
+        for name, one, other in tensors:
+            if one.shape != other.shape:
+                raise InputError(
+                    f"{name} has another shape in {model}", got=str(other.shape), expected=str(one.shape)
+                )
             sums[name].add(one, other)
         progress("comparing layers", count, None)
+    if not count:
+        raise DataError("nothing to compare with", got="no frames", expected="at least one")
     return [(name, entry.result()) for name, entry in sums.items()]
 
 
 class _Exposed:
-    """A model whose inner tensors come out."""
+    """A model whose inner tensors come out, computed node by node."""
 
     def __init__(self, model: ir.Model, names: list[str]) -> None:
         self.names = names
         self.input = str(model.graph.inputs[0].name)
+        self.batch = fixed_batch(model)
         present = {str(value.name) for value in model.graph.outputs}
         wanted = set(names) - present
         for node in model.graph:
             model.graph.outputs.extend(value for value in node.outputs if value.name in wanted)
         self.session = create_session(to_bytes(model), optimized=False)
 
-    def __call__(self, tensor: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        values: list[NDArray[np.float32]] = self.session.run(self.names, {self.input: tensor})
+    def __call__(self, tensor: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """Input tensor → the named tensors."""
+        values: list[NDArray[Any]] = self.session.run(self.names, {self.input: tensor})
         return values

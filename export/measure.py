@@ -1,48 +1,95 @@
-"""What a lowered graph really does: its operators after ONNX Runtime's optimizations, its latency, its accuracy."""
+"""What a lowered graph really does: its operators in ONNX Runtime, its latency, its accuracy."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from edgecnn.backends.onnxruntime import OnnxRuntimeBackend, create_session
 from edgecnn.compare import Agreement, compare
 from edgecnn.dataset import FrameSet
+from edgecnn.export.graph import to_bytes
+from edgecnn.metadata import SPEC_KEY
 from edgecnn.model import Model
 from edgecnn.progress import Progress, no_progress
+from edgecnn.spec import ModelSpec
 from edgecnn.timing import percentiles_ms
 
-__all__ = ["compiled_operators", "convolutions", "measure_accuracy", "measure_latency"]
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Compiled", "check_spec", "compiled", "compiled_operators", "measure_accuracy", "measure_latency"]
 
 _Name = TypeVar("_Name", bound=str)
 
+_ROUNDS_AT_LEAST = 10
 
-def compiled_operators(content: bytes) -> dict[str, int]:
-    """What ONNX Runtime runs after its optimizations: operator → count, the most frequent first."""
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """What ONNX Runtime runs on this machine.
+
+    Attributes:
+        operators: operator → count, the most frequent first.
+        convolutions: precision → how many convolutions are computed in it. An FP16 graph runs in FP32 where
+            the CPU has no FP16 kernels, and what has no integer kernel runs in FP32 in an INT8 graph too.
+    """
+
+    operators: Mapping[str, int]
+    convolutions: Mapping[str, int]
+
+
+def compiled(content: bytes) -> Compiled:
+    """Read back what ONNX Runtime makes of a model, given as the bytes of its file."""
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimized.onnx")
         create_session(content, optimized_path=path)
-        counts = Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
-    return dict(counts.most_common())
+        graph = onnx.load(path, load_external_data=False).graph
+    operators = Counter(node.op_type for node in graph.node)
+    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    precisions = Counter(
+        # the kernel's type is its weights': casts that ONNX Runtime adds around it are folded into them
+        "int8"
+        if node.op_type in ("QLinearConv", "ConvInteger")
+        else "fp16"
+        if weights.get(node.input[1]) == onnx.TensorProto.FLOAT16
+        else "fp32"
+        for node in graph.node
+        if "Conv" in node.op_type and "Transpose" not in node.op_type
+    )
+    return Compiled(operators=dict(operators.most_common()), convolutions=dict(sorted(precisions.items())))
 
 
-def convolutions(operators: Mapping[str, int], precision: str) -> dict[str, int]:
-    """Convolutions by the precision they run in, from the operators that are run.
+def compiled_operators(content: bytes) -> Mapping[str, int]:
+    """The operators alone; see `compiled`."""
+    return compiled(content).operators
 
-    What is not an integer kernel runs in the graph's float type: FP32, in an INT8 graph too.
+
+def check_spec(model: ir.Model, spec: ModelSpec | None, *, name: str) -> ModelSpec:
+    """The spec that the model will be used with, its own where None, written into its metadata.
+
+    Args:
+        model: changed in place.
+        spec: used instead of the model's own.
+        name: what to call the model in messages.
+
+    Raises:
+        SpecError: there is none, or it does not fit the graph.
+        ModelFormatError: ONNX Runtime does not accept the graph.
     """
-    integer = sum(count for name, count in operators.items() if name in ("QLinearConv", "ConvInteger"))
-    total = sum(count for name, count in operators.items() if "Conv" in name and "Transpose" not in name)
-    floating = "fp16" if precision == "fp16" else "fp32"
-    return {name: count for name, count in (("int8", integer), (floating, total - integer)) if count}
+    with Model(OnnxRuntimeBackend(to_bytes(model)), spec, name=name) as opened:
+        model.metadata_props[SPEC_KEY] = opened.spec.to_json()
+        return opened.spec
 
 
 def measure_latency(
@@ -59,27 +106,36 @@ def measure_latency(
     The models take turns, so that a machine that is busy meanwhile slows all of them alike. Slow models get
     fewer rounds, at least ten, to stay near `limit_s` seconds.
     """
-    sessions = {name: create_session(content, threads=threads) for name, content in models.items()}
-    samples: dict[_Name, list[float]] = {name: [] for name in sessions}
+    samples: dict[_Name, list[float]] = {name: [] for name in models}
     random = np.random.default_rng(0)
-    end = perf_counter() + limit_s
-    for turn in range(warm_up + rounds):
-        if turn >= warm_up + 10 and perf_counter() > end:
-            break
-        for name, session in sessions.items():
-            info = session.get_inputs()[0]
-            shape = [side if isinstance(side, int) else 1 for side in info.shape]
-            values = random.standard_normal(shape, np.float32)
-            start = perf_counter()
-            session.run(None, {info.name: values})
-            if turn >= warm_up:
-                samples[name].append((perf_counter() - start) * 1e3)
-        progress("measuring", turn + 1, warm_up + rounds)
+    with contextlib.ExitStack() as stack:
+        opened = {
+            name: stack.enter_context(Model(OnnxRuntimeBackend(content, threads=threads)))
+            for name, content in models.items()
+        }
+        end = perf_counter() + limit_s
+        for turn in range(warm_up + rounds):
+            if turn >= warm_up + _ROUNDS_AT_LEAST and perf_counter() > end:
+                break
+            for name, model in opened.items():
+                values = random.standard_normal(
+                    (model.input.shape[0] or 1, *model.spec.image.shape), np.float32
+                )
+                start = perf_counter()
+                model.backend.run({model.input.name: values})
+                if turn >= warm_up:
+                    samples[name].append((perf_counter() - start) * 1e3)
+            progress("measuring", turn + 1, warm_up + rounds)
     return {name: percentiles_ms(values) for name, values in samples.items()}
 
 
 def measure_accuracy(
-    reference: bytes, other: bytes, frames: FrameSet, *, threads: int | None = None, progress: Progress = no_progress
+    reference: bytes,
+    other: bytes,
+    frames: FrameSet,
+    *,
+    threads: int | None = None,
+    progress: Progress = no_progress,
 ) -> Agreement:
     """Compare two models, given as the bytes of their ONNX files, on the same frames in ONNX Runtime."""
     with (

@@ -47,9 +47,14 @@ def test_the_file_appears_only_at_the_end(tmp_path: Path) -> None:
 def test_an_exception_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
     target = tmp_path / "a"
     target.write_bytes(b"old")
-    with pytest.raises(error), atomic_output(target, force=True) as temporary:
-        temporary.write_bytes(b"new")
-        raise error
+
+    def interrupted() -> None:
+        with atomic_output(target, force=True) as temporary:
+            temporary.write_bytes(b"new")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("a", b"old")]
 
 
@@ -65,9 +70,14 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
 
 def test_a_file_that_appears_while_writing_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "a"
-    with pytest.raises(OutputExistsError), atomic_output(target) as temporary:
-        temporary.write_bytes(b"ours")
-        target.write_bytes(b"theirs")
+
+    def overtaken() -> None:
+        with atomic_output(target) as temporary:
+            temporary.write_bytes(b"ours")
+            target.write_bytes(b"theirs")
+
+    with pytest.raises(OutputExistsError):
+        overtaken()
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("a", b"theirs")]
 
 

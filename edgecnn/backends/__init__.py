@@ -38,7 +38,7 @@ class Backend(Protocol):
 
     Attributes:
         name: the library: `onnxruntime`.
-        device: where it computes, for people: `CPU, 2 threads`.
+        device: where it computes, for people: `CPU`, or `CPU, 2 threads` where a number was asked for.
         metadata: the model's own key-value pairs (ONNX `metadata_props`).
     """
 
@@ -78,12 +78,16 @@ def open_backend(
     """
     file = Path(path)
     if backend not in ("auto", *BACKENDS):
-        raise BackendUnavailableError("unknown backend", got=backend, expected="one of " + ", ".join(("auto", *BACKENDS)))
+        raise BackendUnavailableError(
+            "unknown backend", got=backend, expected="one of " + ", ".join(("auto", *BACKENDS))
+        )
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
         raise ModelNotFoundError(f"model {file} {what}", expected="an ONNX file")
     if file.suffix != ".onnx":
-        raise ModelFormatError(f"cannot load {file}", got=f"a file that ends in {file.suffix or 'nothing'}", expected=".onnx")
+        raise ModelFormatError(
+            f"cannot load {file}", got=f"a file that ends in {file.suffix or 'nothing'}", expected=".onnx"
+        )
     from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
 
     reason = "asked for" if backend != "auto" else "the one that runs .onnx files"
@@ -94,7 +98,9 @@ def check_feeds(inputs: tuple[TensorInfo, ...], feeds: Mapping[str, NDArray[Any]
     """Compare tensors with what a model takes, before a library fails in its own words. Raises InputError."""
     expected_names = {info.name for info in inputs}
     if set(feeds) != expected_names:
-        raise InputError("wrong inputs", got=", ".join(sorted(feeds)) or "none", expected=", ".join(sorted(expected_names)))
+        raise InputError(
+            "wrong inputs", got=", ".join(sorted(feeds)) or "none", expected=", ".join(sorted(expected_names))
+        )
     for info in inputs:
         array = feeds[info.name]
         fits = len(array.shape) == len(info.shape) and all(
@@ -103,12 +109,14 @@ def check_feeds(inputs: tuple[TensorInfo, ...], feeds: Mapping[str, NDArray[Any]
         if not fits or array.dtype != np.dtype(info.dtype):
             sides = ", ".join("N" if side is None else str(side) for side in info.shape)
             raise InputError(
-                f"wrong input {info.name}", got=f"{array.dtype} {tuple(array.shape)}", expected=f"{info.dtype} ({sides})"
+                f"wrong input {info.name}",
+                got=f"{array.dtype} {tuple(array.shape)}",
+                expected=f"{info.dtype} ({sides})",
             )
 
 
 class FunctionBackend:
-    """A backend around a Python function: for tests of what stands on a backend, and for networks of one's own.
+    """A backend around a Python function: for tests of what stands on a backend, and for one's own networks.
 
     Args:
         function: feeds → outputs, as `Backend.run`.

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecnn.cli.common import emit, example_help, force_option, json_option, print_table, progress_bar, say, threads_option
+from edgecnn.cli.common import (
+    emit,
+    example_help,
+    force_option,
+    json_option,
+    print_table,
+    progress_bar,
+    say,
+    threads_option,
+)
 from edgecnn.cli.spec_options import SpecOptions, model_spec, spec_options
 
 if TYPE_CHECKING:
@@ -30,14 +39,26 @@ edgecnn build model.calibrated.onnx --precision auto --min-agreement 0.97 --data
     "--precision", type=click.Choice(["fp32", "fp16", "int8", "auto"]), default="auto", show_default=True,
     help="`auto` measures here and keeps the fastest that agrees as asked.",
 )  # fmt: skip
-@click.option("--target", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True, help="What runs it.")
+@click.option(
+    "--target",
+    type=click.Choice(["onnxruntime"]),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs it.",
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The built model.")
 @click.option(
     "--min-agreement", type=click.FloatRange(0, 1), default=0.95, show_default=True,
     help="With auto: how often the result must be FP32's.",
 )  # fmt: skip
 @click.option("--data", help="Frames to measure this build's accuracy on; as for calibrate.")
-@click.option("--limit", type=click.IntRange(min=1), default=512, show_default=True, help="Frames of --data to use at most.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Frames of --data to use at most.",
+)
 @threads_option
 @spec_options
 @force_option

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecnn.cli.common import emit, example_help, force_option, json_option, print_table, progress_bar, say, threads_option
+from edgecnn.cli.common import (
+    emit,
+    example_help,
+    force_option,
+    json_option,
+    print_table,
+    progress_bar,
+    say,
+    threads_option,
+)
 from edgecnn.cli.spec_options import SpecOptions, model_spec, spec_options
 
 if TYPE_CHECKING:
@@ -27,10 +36,26 @@ edgecnn calibrate foreign.onnx --preset imagenet --data frames.npy -o model.cali
     ),
 )
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="Folder or pattern of images, video, camera number, or .npy of uint8 (N, H, W, 3) RGB.")
+@click.option(
+    "--data",
+    required=True,
+    help="Folder or pattern of images, video, camera number, or .npy of uint8 (N, H, W, 3) RGB.",
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The calibrated model.")
-@click.option("--method", type=click.Choice(["minmax", "entropy"]), default="minmax", show_default=True, help="How a range is chosen.")
-@click.option("--limit", type=click.IntRange(min=2), default=512, show_default=True, help="Frames to use at most, evenly spaced.")
+@click.option(
+    "--method",
+    type=click.Choice(["minmax", "entropy"]),
+    default="minmax",
+    show_default=True,
+    help="How a range is chosen.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=2),
+    default=512,
+    show_default=True,
+    help="Frames to use at most, evenly spaced.",
+)
 @click.option("--eval-data", help="Frames to measure accuracy on; without it a fifth of --data is held out.")
 @threads_option
 @spec_options
@@ -76,11 +101,14 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
         say(f"skipped: {path}: {reason}")
     table, accuracy = result.table, result.accuracy
     rows = [(f"{name}: SQNR", _decibels(output.sqnr_db)) for name, output in accuracy.outputs.items()]
-    rows += [(f"{name}: cosine", f"{output.cosine:.5f}" if output.cosine is not None else "–") for name, output in accuracy.outputs.items()]
+    rows += [
+        (f"{name}: cosine", f"{output.cosine:.5f}" if output.cosine is not None else "–")
+        for name, output in accuracy.outputs.items()
+    ]
     rows += [(metric.replace("_", " "), f"{value:.1%}") for metric, value in accuracy.metrics.items()]
     print_table(
-        f"{result.path}: {table.method} ranges of {len(table.activations)} tensors from {table.frames} frames; "
-        f"INT8 against FP32 on {accuracy.images} held-out frames",
+        f"{result.path}: {table.method} ranges of {len(table.activations)} tensors "
+        f"from {table.frames} frames; INT8 against FP32 on {accuracy.images} held-out frames",
         rows,
         ("", "INT8"),
         as_json=as_json,

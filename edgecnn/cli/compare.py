@@ -23,8 +23,18 @@ edgecnn compare model.onnx model.int8.onnx --data drive.mp4 --limit 50 --layers
 )
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="Folder or pattern of images, video, camera number, or .npy of uint8 (N, H, W, 3) RGB.")
-@click.option("--limit", type=click.IntRange(min=1), default=512, show_default=True, help="Frames to use at most, evenly spaced.")
+@click.option(
+    "--data",
+    required=True,
+    help="Folder or pattern of images, video, camera number, or .npy of uint8 (N, H, W, 3) RGB.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Frames to use at most, evenly spaced.",
+)
 @click.option("--layers", is_flag=True, help="Also layer by layer: where the error comes in.")
 @threads_option
 @spec_options
@@ -39,7 +49,7 @@ def command(
     spec_options: SpecOptions,
     as_json: bool,
 ) -> None:
-    """Run REFERENCE (taken as right) and MODEL on the same frames: SQNR, cosine, and the task's own agreement."""
+    """Run REFERENCE (taken as right) and MODEL on the same frames: SQNR, cosine, the task's own agreement."""
     from edgecnn.compare import compare
     from edgecnn.dataset import open_frames
     from edgecnn.model import load
@@ -60,12 +70,23 @@ def command(
             report["layers"] = [{"tensor": name, **entry.to_dict()} for name, entry in layer_rows]
     for path, reason in frames.skipped:
         say(f"skipped: {path}: {reason}")
-    rows = [(name, _number(o["sqnr_db"], "{:.1f} dB"), _number(o["cosine"], "{:.5f}")) for name, o in report["outputs"].items()]
-    print_table(f"{model} against {reference} on {agreement.images} frames", rows, ("output", "SQNR", "cosine"), as_json=as_json)
+    rows = [
+        (name, _number(o["sqnr_db"], "{:.1f} dB"), _number(o["cosine"], "{:.5f}"))
+        for name, o in report["outputs"].items()
+    ]
+    print_table(
+        f"{model} against {reference} on {agreement.images} frames",
+        rows,
+        ("output", "SQNR", "cosine"),
+        as_json=as_json,
+    )
     for metric, value in agreement.metrics.items():
         click.echo(f"{metric.replace('_', ' ')}: {value:.1%}", err=as_json)
     if layers:
-        rows = [(o["tensor"], _number(o["sqnr_db"], "{:.1f} dB"), _number(o["cosine"], "{:.5f}")) for o in report["layers"]]
+        rows = [
+            (o["tensor"], _number(o["sqnr_db"], "{:.1f} dB"), _number(o["cosine"], "{:.5f}"))
+            for o in report["layers"]
+        ]
         print_table("Layer by layer, in order", rows, ("tensor", "SQNR", "cosine"), as_json=as_json)
     emit({"reference": str(reference), "model": str(model), **report}, as_json)
 

@@ -22,8 +22,19 @@ edgecnn lower model.onnx --precision fp16 -o lowered.onnx
     ),
 )
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), required=True, help="INT8 needs a calibrated model.")
-@click.option("--target", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True, help="What will run it.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    required=True,
+    help="INT8 needs a calibrated model.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["onnxruntime"]),
+    default="onnxruntime",
+    show_default=True,
+    help="What will run it.",
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The lowered graph.")
 @force_option
 @json_option
@@ -43,6 +54,12 @@ def command(model: Path, precision: Any, target: Any, output: Path, force: bool,
         summary = ", ".join(f"{count} {name}" for name, count in nodes.items())
         click.echo(f"{path}: {precision} for {target}, {path.stat().st_size / 1e6:.1f} MB: {summary}")
     emit(
-        {"path": str(path), "precision": precision, "target": target, "size_bytes": path.stat().st_size, "nodes": nodes},
+        {
+            "path": str(path),
+            "precision": precision,
+            "target": target,
+            "size_bytes": path.stat().st_size,
+            "nodes": nodes,
+        },
         as_json,
     )

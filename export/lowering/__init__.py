@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 from edgecnn import __version__
 from edgecnn.errors import BuildError
-from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, QUANTIZATION_KEY
+from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, QUANTIZATION_KEY, read_json
 from edgecnn.quantization import QuantizationTable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "lower_graph"]
+__all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "lower_graph", "refuse_lowered"]
 
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["onnxruntime"]
@@ -29,22 +29,18 @@ def lower_graph(model: ir.Model, precision: Precision, *, target: Target = "onnx
     """A lowered copy of a float32 model; its metadata says what was done, and the table stays behind.
 
     Raises:
-        BuildError: INT8 without a quantization table, or a model that is lowered already.
-        ModelFormatError: the table in the model is damaged.
+        BuildError: INT8 without a quantization table, a model that is lowered already, or one that cannot
+            be lowered to this precision.
+        ModelFormatError: the table in the model is damaged, or belongs to another one.
     """
-    metadata = model.metadata_props
-    if BUILD_KEY in metadata:
-        built = json.loads(metadata[BUILD_KEY]).get("precision")
-        raise BuildError(
-            "the model is lowered already", got=f"{built}", expected="an exported or calibrated model",
-            remedy="Build from the file that `edgecnn export` or `edgecnn calibrate` wrote",
-        )
+    refuse_lowered(model)
     lowered = model.clone()
-    table = QuantizationTable.from_metadata(metadata)
+    table = QuantizationTable.from_metadata(model.metadata_props)
     if precision == "int8":
         if table is None:
             raise BuildError(
-                "INT8 needs a calibrated model", got="no quantization table",
+                "INT8 needs a calibrated model",
+                got="no quantization table",
                 remedy="edgecnn calibrate MODEL --data PHOTOS -o model.calibrated.onnx",
             )
         from edgecnn.export.lowering.int8_onnxruntime import lower_int8
@@ -59,3 +55,19 @@ def lower_graph(model: ir.Model, precision: Precision, *, target: Target = "onnx
     build = {"precision": precision, "target": target, "edgecnn": __version__}
     lowered.metadata_props[BUILD_KEY] = json.dumps(build, sort_keys=True)
     return lowered
+
+
+def refuse_lowered(model: ir.Model) -> None:
+    """Raise BuildError for a model that edgecnn has lowered, or that another tool has quantized."""
+    built = read_json(model.metadata_props, BUILD_KEY)
+    quantized = sorted(
+        {node.op_type for node in model.graph if "Quant" in node.op_type or "QLinear" in node.op_type}
+    )
+    if built is None and not quantized:
+        return
+    raise BuildError(
+        "the model is lowered already" if built else "the model is quantized already",
+        got=str(built.get("precision")) if built else ", ".join(quantized),
+        expected="an exported or calibrated model" if built else "a float32 model",
+        remedy="Use the file that `edgecnn export` or `edgecnn calibrate` wrote" if built else None,
+    )

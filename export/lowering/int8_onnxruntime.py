@@ -5,12 +5,15 @@ the weights and the bias are all quantized, and nothing stands between. So, beyo
 `edgecnn.export.placement`:
 
 - The outputs of convolutions are quantized too, and Add, pooling and concatenation run on 8 bits when all
-  their operands do.
+  their operands do. A convolution whose output may not be quantized (it is the network's) stays in float.
 - Activations are uint8, since the kernels for uint8 × int8 use the CPU's dot-product instructions. A signed
   tensor gets zero point 128: q + 128 of the table's int8, number for number. A tensor that cannot be
   negative gets zero point 0 and scale amax / 255, twice as fine as the table's grid.
 - Where zero point 0 saturates exactly where a clamp would, the clamp is dropped.
 - Weights are int8 with a scale a channel; the bias is int32 with scale input · weight.
+- An operator that computes in float reads the float tensor where there is one.
+- A ConvTranspose runs in float. Between quantized tensors its weights are quantized all the same:
+  otherwise ONNX Runtime does it, with one scale for all channels.
 """
 
 from __future__ import annotations
@@ -19,14 +22,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgecnn.export.graph import constant
+from edgecnn.errors import ModelFormatError
+from edgecnn.export.graph import constant, insert_after_producer
 from edgecnn.export.placement import (
-    CLAMPS,
-    MOVERS,
     activations,
+    bias_of,
     clip_bounds,
-    is_non_negative,
+    is_anchor,
+    is_mover,
+    non_negative_values,
+    result_of,
     scale_source,
     weight_axis,
     weight_of,
@@ -39,146 +46,224 @@ if TYPE_CHECKING:
 __all__ = ["lower_int8"]
 
 # Operators besides the anchors and movers that ONNX Runtime's CPU provider computes on 8-bit data.
-_INTEGER_KERNELS = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"})
+_INTEGER_KERNELS = frozenset(
+    {"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"}
+)
 
 _LARGEST_BIAS_STEPS = 2.0**30  # half of int32's range: the sum of products needs room too
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
 class _Grid:
     """real = (q - zero_point) · scale, q in 0 … 255."""
 
-    scale: float
+    scale: np.float32
     zero_point: int
 
     @property
     def largest(self) -> float:
-        return (255 - self.zero_point) * self.scale
+        return float(self.scale) * (255 - self.zero_point)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What will be quantized.
+
+    Attributes:
+        grids: the tensors, in topological order.
+        born_integer: those of them that come out of an integer kernel. The others are there in float too.
+        integer_nodes: the nodes that ONNX Runtime will compute on 8-bit data.
+    """
+
+    grids: dict[ir.Value, _Grid]
+    born_integer: set[ir.Value]
+    integer_nodes: set[ir.Node]
 
 
 def lower_int8(model: ir.Model, table: QuantizationTable) -> None:
-    """Rewrite a float model in place; what the table does not cover stays in float."""
+    """Rewrite a float model in place; what the table does not cover stays in float.
+
+    Raises:
+        ModelFormatError: the table belongs to another model.
+    """
     graph = model.graph
-    grids = _grids(graph, _quantized_values(graph, table), table)
+    _check_table(graph, table)
+    plan = _plan(graph, table)
     for node in list(graph):
         source = node.inputs[0] if node.inputs else None
-        if source in grids and weight_of(node) is not None:
-            _quantize_weights(graph, node, grids[source], table)
-    for value, grid in grids.items():
-        _quantize_activation(graph, value, grid)
+        if source not in plan.grids:
+            continue
+        if node in plan.integer_nodes and is_anchor(node):
+            _quantize_weights(graph, node, plan.grids[source], table)
+        elif node.op_type == "ConvTranspose" and result_of(node) in plan.grids and _covered(node, table):
+            _quantize_weights(graph, node, None, table)
+    for value in plan.grids:
+        _quantize_activation(graph, value, plan)
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     RemoveUnusedNodesPass()(model)
 
 
-def _quantized_values(graph: ir.Graph, table: QuantizationTable) -> list[ir.Value]:
-    chosen: dict[ir.Value, None] = {}  # ordered
+def _check_table(graph: ir.Graph, table: QuantizationTable) -> None:
+    """Every tensor of the table must be in the graph: otherwise layers would silently stay in float."""
+    names = {str(value.name) for value in activations(graph)}
+    missing = sorted(table.activations.keys() - names)
+    for name, entry in table.weights.items():
+        weight = graph.initializers.get(name)
+        sides = () if weight is None or weight.const_value is None else tuple(weight.const_value.shape)
+        if not entry.axis < len(sides) or sides[entry.axis] != len(entry.scales):
+            missing.append(name)
+    if missing:
+        raise ModelFormatError(
+            "the quantization table belongs to another model",
+            got=f"{len(missing)} tensors that are not in the graph, such as {missing[0]}",
+            remedy="Calibrate this model again",
+        )
+
+
+def _plan(graph: ir.Graph, table: QuantizationTable) -> _Plan:
+    anchors = {node for node in graph if is_anchor(node) and _runs_on_integers(node, table)}
+    needed = {node.inputs[0] for node in anchors}
+    integer_nodes = set(anchors)
+    non_negative = non_negative_values(graph)
+    grids: dict[ir.Value, _Grid] = {}
+    born_integer: set[ir.Value] = set()
     for value in activations(graph):
-        if scale_source(value).name not in table.activations:
-            continue
-        if _feeds_anchor(value, table) or (_runs_on_integers(value, chosen, table) and not value.is_graph_output()):
-            chosen[value] = None
-    return list(chosen)
-
-
-def _feeds_anchor(value: ir.Value, table: QuantizationTable) -> bool:
-    return any(
-        use.idx == 0 and (weight := weight_of(use.node)) is not None and weight.name in table.weights
-        for use in value.uses()
-    )
-
-
-def _runs_on_integers(value: ir.Value, chosen: dict[ir.Value, None], table: QuantizationTable) -> bool:
-    """Whether the operator that makes `value` (looking through its clamp) has an integer kernel and 8-bit operands."""
-    node = value.producer()
-    if node is not None and node.op_type in CLAMPS and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    if node is None:
-        return False
-    weight = weight_of(node)
-    if weight is not None:
-        return weight.name in table.weights and node.op_type == "Conv"  # Gemm and MatMul give float as fast
-    if node.op_type in MOVERS:
-        return node.inputs[0] in chosen
-    return node.op_type in _INTEGER_KERNELS and all(operand in chosen for operand in node.inputs)
-
-
-def _grids(graph: ir.Graph, values: list[ir.Value], table: QuantizationTable) -> dict[ir.Value, _Grid]:
-    grids = {}
-    for value in values:
         source = scale_source(value)
-        amax = table.activations[str(source.name)].amax
-        grids[value] = _Grid(amax / 255, 0) if is_non_negative(source) else _Grid(amax / LEVELS, 128)
-    return grids
+        if source.name not in table.activations:
+            continue
+        producer = _operator(value)
+        integer = producer in anchors and producer.op_type == "Conv"  # Gemm and MatMul give float as fast
+        if producer is not None and not value.is_graph_output():
+            if is_mover(producer):
+                integer = producer.inputs[0] in grids
+            elif producer.op_type in _INTEGER_KERNELS:
+                integer = all(operand in grids for operand in producer.inputs)
+        if integer or value in needed:
+            amax = table.activations[str(source.name)].amax
+            if source in non_negative:
+                grids[value] = _Grid(np.float32(amax / 255), 0)
+            else:
+                grids[value] = _Grid(np.float32(amax / LEVELS), 128)
+        if integer and producer is not None:
+            integer_nodes.add(producer)
+            born_integer.add(value)
+    return _Plan(grids, born_integer, integer_nodes)
 
 
-def _quantize_activation(graph: ir.Graph, value: ir.Value, grid: _Grid) -> None:
+def _runs_on_integers(node: ir.Node, table: QuantizationTable) -> bool:
+    """Whether an anchor gets all that ONNX Runtime wants of an integer kernel."""
+    source, result = node.inputs[0], result_of(node)
+    if source is None or scale_source(source).name not in table.activations or not _covered(node, table):
+        return False
+    return node.op_type != "Conv" or (result.name in table.activations and not result.is_graph_output())
+
+
+def _covered(node: ir.Node, table: QuantizationTable) -> bool:
+    """Whether the table has this node's weights, along this node's axis (two nodes may share a matrix)."""
+    weight = weight_of(node)
+    entry = None if weight is None else table.weights.get(str(weight.name))
+    return entry is not None and entry.axis == weight_axis(node)
+
+
+def _operator(value: ir.Value) -> ir.Node | None:
+    """The node that makes a tensor; where that is a clamp, the node that the clamp is part of."""
+    node = value.producer()
+    if node is None or not node.inputs or node.inputs[0] is None:
+        return node
+    inner = node.inputs[0].producer()
+    return inner if inner is not None and result_of(inner) is value else node
+
+
+def _quantize_activation(graph: ir.Graph, value: ir.Value, plan: _Plan) -> None:
     import onnx_ir as ir
 
-    source = value
-    clamp = value.producer()
-    if clamp is not None and clamp.op_type in CLAMPS and grid.zero_point == 0 and not value.is_graph_output():
-        inner = clamp.inputs[0]
-        upper = clip_bounds(clamp)[1]
-        # the relative margin is float32's: amax and the bound come by different routes
-        if inner is not None and len(inner.uses()) == 1 and (upper is None or grid.largest <= upper * (1 + 1e-6)):
-            source = inner
-    name = str(value.name)
-    scale = constant(graph, f"{name}.scale", np.float32(grid.scale))
+    name, grid = str(value.name), plan.grids[value]
+    source = _before_clamp(value, grid)
+    scale = constant(graph, f"{name}.scale", grid.scale)
     zero_point = constant(graph, f"{name}.zero_point", np.uint8(grid.zero_point))
     quantize = ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{name}.quantize")
-    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{name}.dequantize")
-    quantize.outputs[0].name, dequantize.outputs[0].name = f"{name}.q", f"{name}.dq"
-    dequantize.outputs[0].type, dequantize.outputs[0].shape = value.type, value.shape
-    for use in list(value.uses()):
-        if use.node is not quantize:
-            use.node.replace_input_with(use.idx, dequantize.outputs[0])
-    producer = source.producer()
-    if producer is None:
-        graph.insert_before(next(iter(graph)), [quantize, dequantize])
-    else:
-        graph.insert_after(producer, [quantize, dequantize])
+    quantized = quantize.outputs[0]
+    quantized.name, quantized.shape, quantized.type = (
+        f"{name}.q",
+        value.shape,
+        ir.TensorType(ir.DataType.UINT8),
+    )
+    dequantize = ir.node("DequantizeLinear", [quantized, scale, zero_point], name=f"{name}.dequantize")
+    restored = dequantize.outputs[0]
+    restored.name, restored.shape, restored.type = f"{name}.dq", value.shape, value.type
+    for use in tuple(value.uses()):
+        wants_integers = value in plan.born_integer or use.node in plan.integer_nodes
+        if use.node is not quantize and wants_integers:
+            use.node.replace_input_with(use.idx, restored)
+    insert_after_producer(graph, source, quantize, dequantize)
 
 
-def _quantize_weights(graph: ir.Graph, node: ir.Node, grid: _Grid, table: QuantizationTable) -> None:
-    weight = weight_of(node)
-    assert weight is not None and weight.const_value is not None
-    entry = table.weights.get(str(weight.name))
-    if entry is None:
-        return
-    values = weight.const_value.numpy()
+def _before_clamp(value: ir.Value, grid: _Grid) -> ir.Value:
+    """The tensor to quantize: in front of the clamp where the grid ends exactly where the clamp does."""
+    clamp = value.producer()
+    if clamp is None or value.is_graph_output():
+        return value
+    bounds, inner = clip_bounds(clamp), clamp.inputs[0]
+    if bounds is None or inner is None or len(inner.uses()) != 1:
+        return value
+    # the relative margin is float32's: amax and the bound come by different routes
+    same = bounds[0] == 0 and grid.zero_point == 0 and grid.largest <= bounds[1] * (1 + 1e-6)
+    return inner if same else value
+
+
+def _quantize_weights(graph: ir.Graph, node: ir.Node, grid: _Grid | None, table: QuantizationTable) -> None:
+    """Put DequantizeLinear before a node's weights, and before its bias where the input's grid is given."""
+    weight, bias = weight_of(node), bias_of(node)
+    assert weight is not None  # it is covered
+    assert weight.const_value is not None
+    entry = table.weights[str(weight.name)]
+    # Gemm's factors go into the constants: int32 bias steps leave no room for them.
+    alpha, beta = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
+    if node.op_type == "Gemm":
+        node.attributes.pop("alpha", None)
+        node.attributes.pop("beta", None)
+    values = weight.const_value.numpy() * np.float32(alpha)
+    scales = np.asarray(entry.scales) * abs(alpha)
+    steps = np.zeros(scales.shape)
+    if grid is not None:
+        if bias is not None and bias.const_value is not None:
+            steps = np.broadcast_to(bias.const_value.numpy().astype(np.float64).ravel() * beta, scales.shape)
+        # A channel of tiny weights with a large bias: coarser weights, so that the bias fits into int32.
+        smallest = np.maximum(np.abs(steps) / _LARGEST_BIAS_STEPS, _SMALLEST_SCALE) / float(grid.scale)
+        scales = np.maximum(scales, smallest)
+    scales = scales.astype(np.float32)
     sides = [1] * values.ndim
     sides[entry.axis] = -1
-    scales = np.asarray(entry.scales, np.float32)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    bias_values = None if bias is None or bias.const_value is None else bias.const_value.numpy().astype(np.float64)
-    if bias_values is not None and bias_values.size == scales.size:
-        # A channel of tiny weights with a large bias: coarser weights, so that the bias fits into int32.
-        scales = np.maximum(scales, np.abs(bias_values) / (grid.scale * _LARGEST_BIAS_STEPS)).astype(np.float32)
     quantized = np.clip(np.rint(values / scales.reshape(sides)), -LEVELS, LEVELS).astype(np.int8)
     node.replace_input_with(1, _dequantized(graph, node, weight, quantized, scales, entry.axis))
-    if bias is not None and bias_values is not None and bias_values.size == scales.size:
-        bias_scales = (np.float64(np.float32(grid.scale)) * scales).astype(np.float32)
-        steps = np.rint(bias_values / bias_scales).astype(np.int32)
-        node.replace_input_with(2, _dequantized(graph, node, bias, steps, bias_scales, 0))
+    if grid is not None and bias is not None:
+        bias_scales = (grid.scale * scales).astype(np.float32)
+        quantized_bias = np.rint(steps / bias_scales).astype(np.int32)
+        node.replace_input_with(2, _dequantized(graph, node, bias, quantized_bias, bias_scales, 0))
 
 
 def _dequantized(
-    graph: ir.Graph, node: ir.Node, value: ir.Value, quantized: np.ndarray[Any, Any], scales: np.ndarray[Any, Any], axis: int
+    graph: ir.Graph,
+    node: ir.Node,
+    value: ir.Value,
+    quantized: NDArray[Any],
+    scales: NDArray[Any],
+    axis: int,
 ) -> ir.Value:
     """The output of a DequantizeLinear with the constant behind it, placed before `node`."""
     import onnx_ir as ir
 
-    # The node is part of the name: weights that two layers share get two sets of bias scales.
-    name = f"{value.name}.{node.name}"
     inputs = [
-        constant(graph, f"{name}.q", quantized),
-        constant(graph, f"{name}.scale", scales),
-        constant(graph, f"{name}.zero_point", np.zeros(scales.shape, quantized.dtype)),
+        constant(graph, f"{value.name}.q", quantized),
+        constant(graph, f"{value.name}.scale", scales),
+        constant(graph, f"{value.name}.zero_point", np.zeros(scales.shape, quantized.dtype)),
     ]
+    # Layers may share weights, and each gets a node of its own; its output's name is the one that is unique.
+    name = f"{value.name}.{node.outputs[0].name}"
     dequantize = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{name}.dequantize")
-    dequantize.outputs[0].name = f"{name}.dq"
-    dequantize.outputs[0].type, dequantize.outputs[0].shape = value.type, value.shape
+    restored = dequantize.outputs[0]
+    restored.name, restored.shape, restored.type = f"{name}.dq", ir.Shape(quantized.shape), value.type
     graph.insert_before(node, dequantize)
-    return dequantize.outputs[0]
-
+    return restored
