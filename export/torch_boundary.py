@@ -1,0 +1,99 @@
+"""The boundary to torch and onnx: are they there, keeping them quiet, translating their errors.
+
+torch explains a failed export on several pages, of which one line says what is wrong. `essential_line`
+finds it, and `remedy_for` knows what usually helps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+
+from edgecnn.errors import BackendUnavailableError
+
+__all__ = ["essential_line", "quiet", "remedy_for", "require"]
+
+_NOISY = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime")
+_MAX_LINE = 300
+
+
+def require(*modules: str, remedy: str = "pip install 'edgecnn[export]'") -> None:
+    """Import what a step needs, or say how to get it.
+
+    Raises:
+        BackendUnavailableError: one of `modules` is missing, or is there and cannot be imported.
+    """
+    for name in modules:
+        _import(name, remedy)
+
+
+def _import(name: str, remedy: str) -> None:
+    try:
+        with quiet():
+            importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise BackendUnavailableError(f"{error.name or name} is not installed", remedy=remedy) from error
+    except Exception as error:  # a library built for another version of its neighbour fails as it likes
+        raise BackendUnavailableError(
+            f"{name} is installed but cannot be imported", got=essential_line(error), remedy=remedy
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence warnings and the logs of torch and onnx: what matters comes back as an exception.
+
+    Their loggers have levels and handlers of their own, so each is muted, not only the topmost.
+    """
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _NOISY]
+    loggers = [logging.getLogger(name) for name in {*names, *_NOISY}]
+    before = [(logger, logger.disabled) for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.disabled = True  # setting a level would clear every logger's cache, hundreds of times
+        try:
+            yield
+        finally:
+            for logger, disabled in before:
+                logger.disabled = disabled
+
+
+def essential_line(error: BaseException) -> str:
+    """What an exception says, in one line: the first line with content, of the cause that started it all."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = lines[0] if lines else ""
+    if line.endswith(":") and len(lines) > 1:  # "Encountered the following errors:" says nothing alone
+        line = f"{line} {lines[1]}"
+    name = type(error).__name__
+    line = f"{name}: {line}" if line else name
+    return line if len(line) <= _MAX_LINE else line[: _MAX_LINE - 1] + "…"
+
+
+_REMEDIES = (
+    (
+        r"data-dependent|GuardOnDataDependent|DynamicControlFlow|Dynamic control flow",
+        "forward() branches on its input's values: use torch.where, or give --exporter torchscript, "
+        "which freezes the branch that one image takes",
+    ),
+    (
+        r"Constraints violated|specialized|inconsisten|Guard failed|Expected .* to be equal",
+        "The module fixes the batch size: use --batch N, or x.shape[0] in forward() instead of a number",
+    ),
+    (
+        r"No ONNX function|No decomposition|Unsupported|not supported|UnsupportedOperator",
+        "ONNX has no such operator: replace it in the module, or try another --exporter or --opset",
+    ),
+)
+
+
+def remedy_for(line: str, default: str | None = None) -> str | None:
+    """What to do about an essential line of torch's; `default` where nothing is known."""
+    return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, line)), default)
