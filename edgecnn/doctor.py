@@ -1,15 +1,16 @@
 """What this machine has of what edgecnn can use, what it lacks, and how to get it.
 
-Heavy packages are looked up, not imported: importing torch to say that it is there would take seconds.
+OpenCV and ONNX Runtime are imported, since one that is installed may still not load. Heavier packages are
+looked up only: importing torch to say that it is there would take seconds.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,9 +18,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Finding", "examine", "is_jetson"]
+from edgecnn.device import Device, read_device
+
+__all__ = ["Finding", "examine"]
 
 State = Literal["ok", "missing", "warning"]
+
+GB = 10**9
+LOW_GB = 1  # less memory or disk than this is worth a warning
+
+# The package index's OpenCV has no GStreamer, and hides JetPack's, which has. So on a Jetson no remedy may
+# bring it along, as the extras edgecnn[cpu] and edgecnn[export] do.
+_JETPACK = "JetPack's own: python3 -m venv --system-site-packages .venv"
+_NOT_PIPS = "pip uninstall opencv-python opencv-python-headless"
+_OPENCV_PACKAGES = (
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+    "opencv-python",
+    "opencv-python-headless",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +48,7 @@ class Finding:
         state: `ok`; `missing`; `warning` for something that is there and will make trouble.
         found: version or fact; what is wrong where it is not `ok`.
         needed_for: what it serves.
-        remedy: the command that gets it, where there is one.
+        remedy: what to do about it, a command where there is one; empty where it is `ok`.
     """
 
     name: str
@@ -45,75 +62,106 @@ class Finding:
         return asdict(self)
 
 
-def examine() -> list[Finding]:
-    """Look at everything, in the order in which it matters."""
-    return [_python(), *_opencv(), _onnxruntime(), *_export_packages(), *_nvidia(), _memory(), _disk(), _cameras()]
+def examine(root: str | os.PathLike[str] = "/") -> list[Finding]:
+    """Look at everything, in the order in which it matters.
+
+    Args:
+        root: where /proc, /etc and /dev are; another one describes that tree, for tests.
+    """
+    base = Path(root)
+    device = read_device(base)
+    return [
+        _machine(device),
+        *_opencv(jetson=device.l4t is not None),
+        _onnxruntime(jetson=device.l4t is not None),
+        *_export_packages(jetson=device.l4t is not None),
+        *_nvidia(base, device),
+        _memory(base, device),
+        _disk(),
+        _cameras(base),
+    ]
 
 
-def is_jetson() -> bool:
-    """Whether this is an NVIDIA Jetson, by the file that its Linux carries."""
-    return Path("/etc/nv_tegra_release").exists()
+def _machine(device: Device) -> Finding:
+    parts = (
+        f"Python {platform.python_version()} on {platform.system()} {device.architecture}",
+        device.board or device.cpu,
+        f"Jetson Linux {device.l4t}" if device.l4t else None,
+    )
+    found = ", ".join(part for part in parts if part)
+    return Finding(name="machine", state="ok", found=found, needed_for="everything")
 
 
-def _python() -> Finding:
-    version = platform.python_version()
-    found = f"{version} on {platform.system()} {platform.machine()}"
-    return Finding(name="Python", state="ok", found=found, needed_for="everything")
-
-
-def _opencv() -> Iterator[Finding]:
+def _opencv(*, jetson: bool) -> Iterator[Finding]:
     purpose = "images, videos and cameras"
     try:
         import cv2
     except ImportError as error:
-        remedy = (
-            "Use JetPack's own: python3 -m venv --system-site-packages .venv"
-            if is_jetson()
-            else "pip install 'edgecnn[cpu]'"
-        )
-        found = str(error) if importlib.util.find_spec("cv2") else "not installed"
-        yield Finding(name="OpenCV", state="missing", found=found, needed_for=purpose, remedy=remedy)
+        if importlib.util.find_spec("cv2") is None:
+            found, remedy = "not installed", _JETPACK if jetson else "pip install 'edgecnn[cpu]'"
+        else:  # there, and a library that it needs is not: mostly libGL
+            found, remedy = (
+                str(error),
+                "pip install opencv-python-headless in its place, or apt install libgl1",
+            )
+        yield _lacking("OpenCV", found, purpose, remedy)
         return
     from edgecnn.camera.opencv import quiet
 
-    with quiet():
-        has = {name: bool(cv2.videoio_registry.hasBackend(getattr(cv2, f"CAP_{name}"))) for name in ("FFMPEG", "GSTREAMER", "V4L2")}
-    yield Finding(name="OpenCV", state="ok", found=f"{cv2.__version__} from {_home(cv2.__file__)}", needed_for=purpose)
-    yield _feature("OpenCV with FFmpeg", has["FFMPEG"], "video files", "pip install opencv-python")
-    gstreamer_remedy = (
-        "Remove pip's OpenCV, which hides JetPack's: pip uninstall opencv-python opencv-python-headless; then a venv with --system-site-packages"
-        if is_jetson()
-        else "apt install python3-opencv, and a venv with --system-site-packages"
-    )
-    yield _feature("OpenCV with GStreamer", has["GSTREAMER"], "CSI cameras, hardware decoding", gstreamer_remedy)
-    yield _feature("OpenCV with V4L2", has["V4L2"], "USB cameras", "")
-    several = sorted(
-        name for name in ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless") if _version(name)
-    )
+    home = "this environment" if Path(cv2.__file__).is_relative_to(sys.prefix) else "the system"
+    yield Finding(name="OpenCV", state="ok", found=f"{cv2.__version__} from {home}", needed_for=purpose)
+    for kind, serves, remedy in (
+        ("FFMPEG", "video files", "pip install opencv-python"),
+        (
+            "GSTREAMER",
+            "CSI cameras, hardware decoding",
+            "apt install python3-opencv, and a venv that sees it",
+        ),
+        ("V4L2", "USB cameras", "pip install opencv-python"),
+    ):
+        with quiet():
+            there = bool(cv2.videoio_registry.hasBackend(getattr(cv2, f"CAP_{kind}")))
+        name = f"OpenCV with {kind}"
+        if there:
+            yield Finding(name=name, state="ok", found="yes", needed_for=serves)
+        else:
+            yield _lacking(
+                name, "this build has none", serves, f"{_JETPACK}; {_NOT_PIPS}" if jetson else remedy
+            )
+    several = [name for name in _OPENCV_PACKAGES if _version(name)]
     if len(several) > 1:
         yield Finding(
-            name="OpenCV packages", state="warning", found=" and ".join(several) + " overwrite each other's files", needed_for=purpose,
+            name="OpenCV packages",
+            state="warning",
+            found=" and ".join(several) + " overwrite each other's files",
+            needed_for=purpose,
             remedy=f"pip uninstall {' '.join(several)}, then install one of them",
-        )  # fmt: skip
-
-
-def _onnxruntime() -> Finding:
-    version = _version("onnxruntime") or _version("onnxruntime-gpu")
-    if version is None:
-        return Finding(
-            name="ONNX Runtime", state="missing", found="not installed", needed_for="running models on the CPU", remedy="pip install 'edgecnn[cpu]'"
         )
+
+
+def _onnxruntime(*, jetson: bool) -> Finding:
+    name, purpose = "ONNX Runtime", "running models on the CPU"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        found = "not installed" if importlib.util.find_spec("onnxruntime") is None else str(error)
+        remedy = "pip install onnxruntime" if jetson else "pip install 'edgecnn[cpu]'"
+        return _lacking(name, found, purpose, remedy)
     from edgecnn.backends.onnxruntime import needs_precise_int8
 
+    version = str(onnxruntime.__version__)
     if needs_precise_int8():
         return Finding(
-            name="ONNX Runtime", state="warning", found=f"{version}; this CPU has no VNNI", needed_for="running models on the CPU",
-            remedy="INT8 is computed exactly here, but more slowly; `edgecnn build --precision auto` measures whether it pays",
-        )  # fmt: skip
-    return Finding(name="ONNX Runtime", state="ok", found=version, needed_for="running models on the CPU")
+            name=name,
+            state="warning",
+            found=f"{version}; this CPU has no VNNI",
+            needed_for=purpose,
+            remedy="INT8 is exact here, but slower: `edgecnn build --precision auto` measures if it pays",
+        )
+    return Finding(name=name, state="ok", found=version, needed_for=purpose)
 
 
-def _export_packages() -> Iterator[Finding]:
+def _export_packages(*, jetson: bool) -> Iterator[Finding]:
     for package, purpose in (
         ("torch", "export"),
         ("onnx", "export, calibrate, build"),
@@ -123,79 +171,83 @@ def _export_packages() -> Iterator[Finding]:
         ("torchvision", "sources such as torchvision:resnet18"),
     ):
         version = _version(package)
-        extra = "'edgecnn[export]'" if package not in ("timm", "torchvision") else package
-        yield Finding(
-            name=package, state="ok" if version else "missing", found=version or "not installed", needed_for=purpose,
-            remedy="" if version else f"pip install {extra}",
-        )  # fmt: skip
+        if version:
+            yield Finding(name=package, state="ok", found=version, needed_for=purpose)
+        else:
+            alone = jetson or package in ("timm", "torchvision")
+            remedy = f"pip install {package}" if alone else "pip install 'edgecnn[export]'"
+            yield _lacking(package, "not installed", purpose, remedy)
 
 
-def _nvidia() -> Iterator[Finding]:
-    driver = _first_line("/proc/driver/nvidia/version") or _first_line("/etc/nv_tegra_release")
-    yield Finding(
-        name="NVIDIA driver", state="ok" if driver else "missing", found=driver or "none loaded", needed_for="TensorRT engines",
-        remedy="" if driver else "Only on a machine with an NVIDIA GPU",
-    )  # fmt: skip
+def _nvidia(base: Path, device: Device) -> Iterator[Finding]:
+    purpose = "TensorRT engines, in a later version of edgecnn"
+    jetson = device.l4t is not None
+    driver = _first_line(base / "proc/driver/nvidia/version") or (
+        f"of Jetson Linux {device.l4t}" if jetson else None
+    )
+    if driver:
+        yield Finding(name="NVIDIA driver", state="ok", found=driver, needed_for=purpose)
+    else:
+        remedy = "On a machine with an NVIDIA GPU, install its driver"
+        yield _lacking("NVIDIA driver", "none loaded", purpose, remedy)
     for module, package, remedy in (
-        ("tensorrt", "tensorrt", "It comes with JetPack: python3 -m venv --system-site-packages .venv" if is_jetson() else "pip install tensorrt"),
+        ("tensorrt", "tensorrt", f"It comes with JetPack: {_JETPACK}" if jetson else "pip install tensorrt"),
         ("tensorrt_rtx", "tensorrt-rtx", "pip install 'edgecnn[rtx]'"),
         ("pycuda", "pycuda", "pip install 'edgecnn[jetson]'"),
     ):
-        there = importlib.util.find_spec(module) is not None
-        found = (_version(package) or "installed") if there else "not installed"
-        if not there and module == "tensorrt" and is_jetson() and sys.prefix != sys.base_prefix:
-            found = "not visible in this virtual environment"
-        yield Finding(
-            name=module, state="ok" if there else "missing", found=found, needed_for="TensorRT engines, in a later version of edgecnn",
-            remedy="" if there else remedy,
-        )  # fmt: skip
+        if importlib.util.find_spec(module) is not None:
+            yield Finding(name=module, state="ok", found=_version(package) or "installed", needed_for=purpose)
+        else:
+            hidden = module == "tensorrt" and jetson and sys.prefix != sys.base_prefix
+            found = "not visible in this virtual environment" if hidden else "not installed"
+            yield _lacking(module, found, purpose, remedy)
 
 
-def _memory() -> Finding:
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    available = _available_gib()
-    state: State = "warning" if available < 1 else "ok"
-    return Finding(
-        name="memory", state=state, found=f"{available:.1f} of {total:.1f} GiB available", needed_for="building and calibrating",
-        remedy="Close other programs, or build on a larger machine" if state == "warning" else "",
-    )  # fmt: skip
-
-
-def _available_gib() -> float:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return kib / 2**20
+def _memory(base: Path, device: Device) -> Finding:
+    available = re.search(r"MemAvailable:\s*(\d+) kB", _text(base / "proc/meminfo"))
+    available_gb = int(available[1]) * 1024 / GB if available else None
+    total = "an unknown amount" if device.memory_mb is None else f"{device.memory_mb / 1e3:.1f} GB"
+    found = f"{total}, " + ("free: unknown" if available_gb is None else f"{available_gb:.1f} GB free")
+    purpose = "building and calibrating"
+    if available_gb is not None and available_gb < LOW_GB:
+        remedy = "Close other programs, or build on a larger machine"
+        return Finding(name="memory", state="warning", found=found, needed_for=purpose, remedy=remedy)
+    return Finding(name="memory", state="ok", found=found, needed_for=purpose)
 
 
 def _disk() -> Finding:
-    usage = shutil.disk_usage(".")
-    state: State = "warning" if usage.free < 2**30 else "ok"
-    return Finding(
-        name="disk", state=state, found=f"{usage.free / 2**30:.1f} GiB free here", needed_for="models and videos",
-        remedy="Free some space" if state == "warning" else "",
-    )  # fmt: skip
+    free_gb = shutil.disk_usage(".").free / GB
+    found, purpose = f"{free_gb:.1f} GB free in this folder", "models and videos"
+    if free_gb < LOW_GB:
+        return Finding(
+            name="disk", state="warning", found=found, needed_for=purpose, remedy="Free some space"
+        )
+    return Finding(name="disk", state="ok", found=found, needed_for=purpose)
 
 
-def _cameras() -> Finding:
-    devices = sorted(str(path) for path in Path("/dev").glob("video[0-9]*"))
-    locked = [device for device in devices if not os.access(device, os.R_OK | os.W_OK)]
+def _cameras(base: Path) -> Finding:
+    purpose = "--source 0, 1, …"
+    devices = sorted(base.glob("dev/video[0-9]*"), key=lambda path: (len(path.name), path.name))
+    if not devices:
+        remedy = "Plug one in; into a container it comes with docker run --device /dev/video0"
+        return _lacking("cameras", "no /dev/video*", purpose, remedy)
+    names = [f"/dev/{path.name}" for path in devices]
+    locked = [
+        name for name, path in zip(names, devices, strict=True) if not os.access(path, os.R_OK | os.W_OK)
+    ]
     if locked:
         return Finding(
-            name="cameras", state="warning", found=f"no permission for {', '.join(locked)}", needed_for="--source 0",
+            name="cameras",
+            state="warning",
+            found=f"no permission for {', '.join(locked)}",
+            needed_for=purpose,
             remedy="sudo usermod -aG video $USER, then log in again",
-        )  # fmt: skip
-    found = ", ".join(devices) if devices else "no /dev/video*"
-    return Finding(name="cameras", state="ok" if devices else "missing", found=found, needed_for="--source 0")
+        )
+    return Finding(name="cameras", state="ok", found=", ".join(names), needed_for=purpose)
 
 
-def _feature(name: str, there: bool, purpose: str, remedy: str) -> Finding:
-    found = "yes" if there else "this build has none"
-    return Finding(
-        name=name, state="ok" if there else "missing", found=found, needed_for=purpose, remedy="" if there else remedy
-    )
+def _lacking(name: str, found: str, needed_for: str, remedy: str) -> Finding:
+    return Finding(name=name, state="missing", found=found, needed_for=needed_for, remedy=remedy)
 
 
 def _version(package: str) -> str | None:
@@ -205,13 +257,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _first_line(path: str) -> str | None:
+def _text(path: Path) -> str:
     try:
-        return (Path(path).read_text().splitlines() or [""])[0].strip() or None
+        return path.read_text(errors="replace")
     except OSError:
-        return None
+        return ""
 
 
-def _home(file: str) -> str:
-    """Which installation a module is from: what tells pip's OpenCV from the system's."""
-    return "this environment" if file.startswith(sys.prefix) else "the system"
+def _first_line(path: Path) -> str | None:
+    return (_text(path).splitlines() or [""])[0].strip() or None

@@ -6,7 +6,6 @@ measured, for `inspect`, for `build`, and for people. A reader ignores keys that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,14 +21,15 @@ BUILD_KEY = "edgecnn.build"  # precision, target, source hash
 
 
 def read_json(metadata: Mapping[str, str], key: str) -> dict[str, Any] | None:
-    """The JSON object under `key`, or None where there is none. Raises ModelFormatError if it is no JSON object."""
+    """The JSON object under `key`, or None where there is none. Raises ModelFormatError if it is none."""
+    import msgspec
+
     text = metadata.get(key)
     if text is None:
         return None
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ModelFormatError(f"the model's metadata {key} is damaged", got=str(error), expected="JSON") from error
-    if not isinstance(value, dict):
-        raise ModelFormatError(f"the model's metadata {key} is damaged", got=type(value).__name__, expected="a JSON object")
-    return value
+    try:  # not `json`, which reads NaN and Infinity; those are no JSON, and could not be written again
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ModelFormatError(
+            f"the model's metadata {key} is damaged", got=str(error), expected="a JSON object"
+        ) from error

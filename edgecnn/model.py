@@ -2,6 +2,7 @@
 
 One model serves any number of threads: each call takes an input tensor from a pool that grows to the
 number of calls under way at once, so nothing is shared and, in steady state, nothing large is allocated.
+A tensor with more rows than a call has frames serves it too, so there is one for all sizes of batches.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.backends import Backend, TensorInfo, check_feeds, open_backend
-from edgecnn.errors import ClosedError, SpecError
+from edgecnn.errors import ClosedError, InputError, SpecError
 from edgecnn.geometry import Geometry
 from edgecnn.metadata import BUILD_KEY, read_json
 from edgecnn.preprocess import Preprocessor
@@ -76,12 +77,26 @@ class Model:
         spec: what the model says of itself.
         backend: the library that runs it; `backend_reason` says why that one.
         task: decodes its outputs and draws its results.
+        precision: `fp32`, `fp16` or `int8` as built by edgecnn; `as in the file` for any other model.
     """
 
     def __init__(
-        self, backend: Backend, spec: ModelSpec | None = None, *, name: str = "model", backend_reason: str = "given"
+        self,
+        backend: Backend,
+        spec: ModelSpec | None = None,
+        *,
+        name: str = "model",
+        backend_reason: str = "given",
     ) -> None:
-        spec = spec or ModelSpec.from_metadata(backend.metadata)
+        if spec is None:
+            spec = ModelSpec.from_metadata(backend.metadata)
+        elif not isinstance(spec, ModelSpec):
+            raise SpecError(
+                "spec is wrong",
+                got=type(spec).__name__,
+                expected="a ModelSpec",
+                remedy="ModelSpec(task='classification', image=image_spec('imagenet'))",
+            )
         if spec is None:
             raise SpecError(
                 f"{name} does not say how to use it",
@@ -95,15 +110,11 @@ class Model:
         self.backend_reason = backend_reason
         self.input, self._batch = _image_input(backend.inputs, spec)
         self.task: Task = create_task(spec, backend.outputs)
+        build = read_json(backend.metadata, BUILD_KEY) or {}
+        self.precision = str(build.get("precision", "as in the file"))
         self._pool: list[Preprocessor] = []
         self._lock = threading.Lock()
         self._closed = False
-
-    @property
-    def precision(self) -> str:
-        """`fp32`, `fp16` or `int8` as built by edgecnn; `as in the file` for a model that edgecnn did not build."""
-        build = read_json(self.backend.metadata, BUILD_KEY)
-        return str(build["precision"]) if build and "precision" in build else "as in the file"
 
     def __call__(self, frame_bgr: NDArray[np.uint8]) -> Result:
         """Classify, detect … one frame.
@@ -126,8 +137,10 @@ class Model:
     def batch(self, frames_bgr: Sequence[NDArray[np.uint8]]) -> list[Result]:
         """One result a frame, in order; the frames may differ in size.
 
-        A model with a free batch axis runs them at once, one with a fixed batch in portions of it.
+        A model with a free batch axis runs them at once, which takes memory for all of them; one with a fixed
+        batch runs them in portions of it. Raises as calling the model; there are no results then.
         """
+        self._check_open()
         portion = self._batch or max(1, len(frames_bgr))
         results: list[Result] = []
         for start in range(0, len(frames_bgr), portion):
@@ -135,10 +148,22 @@ class Model:
         return results
 
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Tensors in, tensors out, without preprocessing or decoding. Raises InputError where they do not fit."""
+        """Tensors in, tensors out, without preprocessing or decoding.
+
+        Args:
+            feeds: input name → array of the shape and dtype in `backend.inputs`; need not be contiguous.
+
+        Raises:
+            InputError: not such arrays.
+            InferenceError: the backend failed.
+            ClosedError: the model is closed.
+        """
         self._check_open()
+        for name, array in feeds.items():
+            if not isinstance(array, np.ndarray):
+                raise InputError(f"wrong input {name}", got=type(array).__name__, expected="a NumPy array")
         check_feeds(self.backend.inputs, feeds)
-        return self.backend.run(feeds)
+        return self.backend.run({name: np.asarray(array, order="C") for name, array in feeds.items()})
 
     def close(self) -> None:
         """Free the backend and the buffers. A second call does nothing."""
@@ -148,6 +173,7 @@ class Model:
         self.backend.close()
 
     def __enter__(self) -> Model:
+        self._check_open()
         return self
 
     def __exit__(
@@ -157,7 +183,9 @@ class Model:
 
     def __repr__(self) -> str:
         height, width = self.spec.image.size_hw
-        return f"<Model {self.name}: {self.spec.task}, {height}x{width}, {self.precision}, {self.backend.name}>"
+        return (
+            f"<Model {self.name}: {self.spec.task}, {height}x{width}, {self.precision}, {self.backend.name}>"
+        )
 
     def _run(self, frames: Sequence[NDArray[np.uint8]], batch: int) -> tuple[list[Result], StageTimes]:
         self._check_open()
@@ -166,20 +194,22 @@ class Model:
             start = perf_counter()
             geometries: list[Geometry] = [preprocess(frame, index) for index, frame in enumerate(frames)]
             preprocessed = perf_counter()
-            outputs = self.backend.run({self.input.name: preprocess.tensor})
+            outputs = self.backend.run({self.input.name: preprocess.tensor[:batch]})
             inferred = perf_counter()
             results = self.task.decode(outputs, geometries)
             end = perf_counter()
         finally:
             self._give_back(preprocess)
-        return results, StageTimes((preprocessed - start) * 1e3, (inferred - preprocessed) * 1e3, (end - inferred) * 1e3)
+        seconds = (preprocessed - start, inferred - preprocessed, end - inferred)
+        return results, StageTimes(*(1e3 * value for value in seconds))
 
     def _take(self, batch: int) -> Preprocessor:
+        """A preprocessor for `batch` frames or more; one that is too small is let go for a larger one."""
         with self._lock:
-            for index, preprocess in enumerate(self._pool):
-                if len(preprocess.tensor) == batch:
-                    return self._pool.pop(index)
-        return Preprocessor(self.spec.image, batch=batch)
+            preprocess = self._pool.pop() if self._pool else None
+        if preprocess is None or len(preprocess.tensor) < batch:
+            preprocess = Preprocessor(self.spec.image, batch=batch)
+        return preprocess
 
     def _give_back(self, preprocess: Preprocessor) -> None:
         with self._lock:
@@ -194,16 +224,27 @@ class Model:
 def _image_input(inputs: Sequence[TensorInfo], spec: ModelSpec) -> tuple[TensorInfo, int | None]:
     """The one image input and its batch (None where free), checked against the spec."""
     if len(inputs) != 1:
-        raise SpecError("the model takes several inputs", got=", ".join(info.name for info in inputs), expected="one image")
+        names = ", ".join(info.name for info in inputs)
+        raise SpecError("the model does not take one image", got=f"{len(inputs)} inputs: {names}")
     image = inputs[0]
+    if image.dtype != "float32":
+        raise SpecError(
+            f"the model's input {image.name} is {image.dtype}",
+            expected="float32",
+            remedy="Export the model again with a float32 input",
+        )
     fits = len(image.shape) == 4 and all(
         side in (None, wanted) for side, wanted in zip(image.shape[1:], spec.image.shape, strict=True)
     )
-    if not fits or image.dtype != "float32":
+    if not fits:
         raise SpecError(
             f"the spec does not fit the model's input {image.name}",
-            got=f"{spec.image.layout} {spec.image.shape} float32 in the spec",
-            expected=f"{image.shape[1:]} {image.dtype} in the graph",
-            remedy="Correct --input-size or --layout",
+            got=f"{spec.image.layout} {_sides((None, *spec.image.shape))} in the spec",
+            expected=f"{_sides(image.shape)} in the graph",
+            remedy="Correct --input-size, --color or --layout",
         )
     return image, image.shape[0]
+
+
+def _sides(shape: tuple[int | None, ...]) -> str:
+    return f"({', '.join('N' if side is None else str(side) for side in shape)})"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 __all__ = ["Progress", "no_progress"]
 
 Progress = Callable[[str, int, "int | None"], None]
-"""`progress(stage, done, total)`: `done` of `total` steps of the stage are finished; total None where unknown."""
+"""`progress(stage, done, total)`: `done` of the stage's `total` steps are finished; None where unknown."""
 
 
 def no_progress(stage: str, done: int, total: int | None) -> None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.errors import InputError
+
 __all__ = ["ClassScore", "Classification", "RawOutputs", "Result"]
 
 
@@ -41,7 +43,9 @@ class Classification:
     labels: tuple[str, ...] = ()
 
     def top(self, k: int = 5) -> list[ClassScore]:
-        """The `k` most likely classes, best first; equal scores in order of class id."""
+        """The `k` most likely classes, or all if there are fewer; best first, equal scores by class id."""
+        if k < 0:
+            raise InputError("k is wrong", got=str(k), expected="0 or more")
         order = np.argsort(-self.scores, kind="stable")[:k]
         return [self._class(int(index)) for index in order]
 
@@ -70,10 +74,21 @@ class RawOutputs:
     tensors: Mapping[str, NDArray[Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """`{"outputs": {name: {"shape", "dtype", "values"}}}`, the values as nested lists."""
+        """`{"outputs": {name: {"shape", "dtype", "values"}}}`, the values as nested lists.
+
+        JSON has no infinity and no NaN: None stands for both.
+        """
         return {
             "outputs": {
-                name: {"shape": list(array.shape), "dtype": str(array.dtype), "values": array.tolist()}
+                name: {"shape": list(array.shape), "dtype": str(array.dtype), "values": _as_lists(array)}
                 for name, array in self.tensors.items()
             }
         }
+
+
+def _as_lists(array: NDArray[Any]) -> Any:
+    finite = np.isfinite(array)
+    if not finite.all():
+        array = array.astype(object)
+        array[~finite] = None
+    return array.tolist()

@@ -8,7 +8,7 @@ What a command finds goes to stdout, everything else (progress, messages) to std
 from __future__ import annotations
 
 import importlib
-import json
+import io
 import os
 import signal
 import sys
@@ -18,12 +18,16 @@ from types import FrameType
 import click
 
 from edgecnn import __version__
+from edgecnn.cli.common import emit, say
 from edgecnn.errors import EdgeCNNError
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "entry_point", "main"]
 
 # In the order in which a user meets them; `edgecnn --help` keeps it.
-COMMANDS = ("demo", "export", "calibrate", "build", "run", "bench", "compare", "inspect", "lower", "doctor", "completion")
+COMMANDS = (
+    "demo", "export", "calibrate", "build", "run", "bench", "compare", "inspect", "lower", "doctor",
+    "completion",
+)  # fmt: skip
 
 
 class _Commands(click.Group):
@@ -35,11 +39,13 @@ class _Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"edgecnn.cli.{name}").command
+        command: click.Command = importlib.import_module(f"{__name__}.{name}").command
         return command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="edgecnn")
 def cli() -> None:
     """From a trained PyTorch CNN to verified real-time inference on an edge device.
@@ -58,44 +64,78 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that does not know ✓ is no error
+    try:
+        code = _run(arguments, as_json="--json" in arguments)
+        sys.stdout.flush()
+    except SystemExit as end:  # from click: completion has been printed, or the reader of our output has gone
+        return end.code if isinstance(end.code, int) else 0
+    except OSError as error:
+        # There is nobody to print for. Unless it goes elsewhere, Python would fail again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # that one is usual: `edgecnn run … | head`
+            click.echo(f"edgecnn: error: cannot write to stdout: {error.strerror}", err=True)
+        return 1
+    return code
+
+
+def entry_point() -> None:
+    """What the `edgecnn` script calls."""
     signal.signal(signal.SIGTERM, _interrupt)  # so that a service manager's stop cleans up like Ctrl-C
-    as_json = "--json" in arguments
+    sys.exit(main())
+
+
+def _run(arguments: list[str], *, as_json: bool) -> int:
+    """Run a command line; errors become messages. What writing to stdout raises comes through."""
     try:
         code = cli.main(arguments, prog_name="edgecnn", standalone_mode=False)
-        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.UsageError as error:
         error.show()
+        if as_json:
+            _print_json(EdgeCNNError(error.format_message()), "UsageError")
         return 2
     except click.ClickException as error:
         return _report(EdgeCNNError(error.format_message()), as_json)
     except EdgeCNNError as error:
         return _report(error, as_json)
-    except (KeyboardInterrupt, click.Abort):
-        return _report(EdgeCNNError("interrupted", remedy="Nothing unfinished was left behind"), as_json)
-    except BrokenPipeError:  # the reader of our output has gone: `edgecnn run … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        raise
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # click takes any for Ctrl-D at a prompt; we never prompt
+            return _report_bug(error.__cause__, as_json)
+        remedy = "Files are whole or not there"
+        return _report(EdgeCNNError("interrupted", remedy=remedy), as_json)
     except MemoryError:
-        return _report(EdgeCNNError("out of memory", remedy="Use a smaller input or batch, or close other programs"), as_json)
-    except Exception as error:
+        remedy = "Use a smaller input or batch, or close other programs"
+        return _report(EdgeCNNError("out of memory", remedy=remedy), as_json)
+    except OSError as error:  # the system's, and not translated nearer to its cause
         if os.environ.get("EDGECNN_DEBUG"):
             raise
-        what = f"internal error: {type(error).__name__}: {error}".splitlines()[0]
-        return _report(EdgeCNNError(what, remedy="This is a bug; EDGECNN_DEBUG=1 shows where"), as_json)
+        parts = (error.filename, error.strerror or error)
+        return _report(EdgeCNNError(": ".join(str(part) for part in parts if part)), as_json)
+    except Exception as error:
+        return _report_bug(error, as_json)
 
 
-def entry_point() -> None:
-    """What the `edgecnn` script calls."""
-    sys.exit(main())
+def _report_bug(error: BaseException, as_json: bool) -> int:
+    if os.environ.get("EDGECNN_DEBUG"):
+        raise error
+    what = f"internal error: {type(error).__name__}: {error}"
+    return _report(EdgeCNNError(what, remedy="This is a bug; EDGECNN_DEBUG=1 shows where"), as_json)
 
 
 def _report(error: EdgeCNNError, as_json: bool) -> int:
-    message = " ".join(str(error).split())  # one line, whatever a library put into it
-    click.echo(f"edgecnn: error: {message}", err=True)
+    say(f"edgecnn: error: {error}")
     if as_json:
-        click.echo(json.dumps({"error": error.to_dict()}))
+        _print_json(error)
     return 1
+
+
+def _print_json(error: EdgeCNNError, kind: str | None = None) -> None:
+    report = error.to_dict()
+    emit({"error": {**report, "type": kind or report["type"]}}, as_json=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
@@ -12,14 +13,27 @@ import click
 
 from edgecnn.progress import Progress, no_progress
 
-__all__ = ["Size", "emit", "example_help", "force_option", "json_option", "print_table", "progress_bar", "say", "threads_option"]
+__all__ = [
+    "Size",
+    "emit",
+    "example_help",
+    "force_option",
+    "json_option",
+    "print_table",
+    "printable",
+    "progress_bar",
+    "say",
+    "threads_option",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def json_option(function: _Function) -> _Function:
     """Adds `--json` as the parameter `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line on stdout.")(function)
+    return click.option(
+        "--json", "as_json", is_flag=True, help="One JSON object as the last line on stdout."
+    )(function)
 
 
 def force_option(function: _Function) -> _Function:
@@ -34,17 +48,32 @@ def threads_option(function: _Function) -> _Function:
 
 
 def emit(report: Mapping[str, Any], as_json: bool) -> None:
-    """Print the report as one line of JSON where the user asked for it (tables are then for stderr's reader)."""
+    """Print the report as one line of JSON where the user asked for it; tables are on stderr then."""
     if as_json:
         click.echo(json.dumps(report, allow_nan=False))
 
 
 def say(text: str) -> None:
     """A message for the person at the terminal: stderr, so that stdout stays data."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
-def print_table(title: str, rows: Sequence[Sequence[object]], header: Sequence[str], *, as_json: bool = False, align: Literal["left", "right"] = "right") -> None:
+def printable(text: str) -> str:
+    """The text with everything escaped that could steer a terminal, or that it could not show.
+
+    Names of files, labels and a model's metadata are data from elsewhere.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def print_table(
+    title: str,
+    rows: Sequence[Sequence[object]],
+    header: Sequence[str],
+    *,
+    as_json: bool = False,
+    align: Literal["left", "right"] = "right",
+) -> None:
     """A table on stdout, or on stderr where stdout is JSON. `align` is for the columns after the first."""
     from rich.console import Console
     from rich.table import Table
@@ -53,17 +82,17 @@ def print_table(title: str, rows: Sequence[Sequence[object]], header: Sequence[s
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else align, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(printable(str(cell)) for cell in row))
     console = Console(stderr=as_json, soft_wrap=False, markup=False)
     if not console.is_terminal:
         console.width = 120  # a pipe or a log has no width of its own
-    console.print(title, soft_wrap=True)
+    console.print(printable(title), soft_wrap=True)
     console.print(table)
 
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A progress function that draws bars on stderr with the time left; silent when that is not a terminal."""
+    """A progress function that draws bars on stderr, with the time left; silent where that is no terminal."""
     if not sys.stderr.isatty():
         yield no_progress
         return
@@ -71,7 +100,13 @@ def progress_bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Bars(*columns, console=Console(stderr=True)) as bars:
         stages: dict[str, Any] = {}
 
@@ -83,19 +118,21 @@ def progress_bar() -> Iterator[Progress]:
         yield show
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
     """`HxW`, or one number for a square → (height, width) in pixels."""
 
     name = "HxW"
 
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[int, int]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, int]:
         """Parse, or fail with what was expected."""
         if isinstance(value, tuple):
             return value
-        parts = str(value).lower().split("x")
-        if len(parts) in (1, 2) and all(part.isdigit() for part in parts):
-            return int(parts[0]), int(parts[-1])
-        self.fail(f"{value!r} is no size; expected HxW, such as 224x224")
+        sides = re.fullmatch(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", str(value).lower(), re.ASCII)
+        if sides is None:
+            self.fail(f"{value!r} is no size; expected HxW, such as 224x224")
+        return int(sides[1]), int(sides[2] or sides[1])
 
 
 def example_help(text: str) -> str:

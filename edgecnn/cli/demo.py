@@ -12,11 +12,18 @@ __all__ = ["command"]
 
 
 @click.command("demo", epilog=example_help("edgecnn demo\nedgecnn demo --output /tmp/demo --json"))
-@click.option("-o", "--output", default="demo-output", show_default=True, type=click.Path(path_type=Path), help="Folder for what it writes.")
+@click.option(
+    "-o",
+    "--output",
+    default="demo-output",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for what it writes.",
+)
 @force_option
 @json_option
 def command(output: Path, force: bool, as_json: bool) -> None:
-    """Export EfficientNet-Lite0 with its ImageNet weights, calibrate, build INT8, and classify photos and a video.
+    """Take EfficientNet-Lite0 with its ImageNet weights the whole way: export, calibrate, build, classify.
 
     Needs the packages of edgecnn[cpu,export,demo]; nothing is downloaded.
     """
@@ -33,12 +40,25 @@ def command(output: Path, force: bool, as_json: bool) -> None:
         )
         for entry in result.predictions
     ]
-    print_table("Photos that calibration did not see", rows, ("", "FP32", "INT8", "ImageNet's label"), as_json=as_json, align="left")
+    print_table(
+        "Photos that calibration did not see",
+        rows,
+        ("", "FP32", "INT8", "ImageNet's label"),
+        as_json=as_json,
+        align="left",
+    )
     rows = [
-        (name.upper(), f"{entry['latency_ms']['p50']:.2f} ms", f"{entry['fps']:.0f}", f"{entry['file_mb']:.1f} MB")
+        (
+            name.upper(),
+            f"{entry['latency_ms']['p50']:.2f} ms",
+            f"{entry['fps']:.0f}",
+            f"{entry['file_mb']:.1f} MB",
+        )
         for name, entry in result.precisions.items()
     ]
-    print_table("Frames of the video, from frame to classes", rows, ("", "p50", "frames/s", "file"), as_json=as_json)
+    print_table(
+        "Frames of the video, from frame to classes", rows, ("", "p50", "frames/s", "file"), as_json=as_json
+    )
     agreement = result.agreement
     click.echo(
         f"INT8 against FP32 on {agreement.images} frames that calibration did not see: "

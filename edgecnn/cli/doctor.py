@@ -23,14 +23,19 @@ def command(as_json: bool) -> int:
 
     findings = examine()
     rows = [
-        (f"{_MARKS[finding.state]} {finding.name}", finding.found, finding.needed_for, finding.remedy) for finding in findings
+        (f"{_MARKS[entry.state]} {entry.name}", entry.found, entry.needed_for, entry.remedy)
+        for entry in findings
     ]
-    print_table(f"edgecnn {__version__}", rows, ("", "found", "needed for", "remedy"), as_json=as_json, align="left")
-    there = {finding.name for finding in findings if finding.state != "missing"}
+    header = ("", "found", "needed for", "remedy")
+    print_table(f"edgecnn {__version__}", rows, header, as_json=as_json, align="left")
+    there = {entry.name for entry in findings if entry.state != "missing"}
     can_run = {"OpenCV", "ONNX Runtime"} <= there
     can_prepare = can_run and {"torch", "onnx", "onnxscript", "onnx-ir"} <= there
-    verdicts = [f"{verb}: {'yes' if able else 'no'}" for verb, able in (("run models", can_run), ("export and calibrate", can_prepare))]
+    able = (("run models", can_run), ("export and calibrate", can_prepare))
+    verdicts = [f"{verb}: {'yes' if can else 'no'}" for verb, can in able]
     click.echo("This machine can " + ", ".join(verdicts), err=as_json)
-    report = [finding.to_dict() for finding in findings]
-    emit({"edgecnn": __version__, "can_run": can_run, "can_prepare": can_prepare, "findings": report}, as_json)
+    report = [entry.to_dict() for entry in findings]
+    emit(
+        {"edgecnn": __version__, "can_run": can_run, "can_prepare": can_prepare, "findings": report}, as_json
+    )
     return 0 if can_run else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ edgecnn inspect model.onnx --json | python -m json.tool
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def command(file: Path, as_json: bool) -> None:
-    """Show FILE's spec, inputs and outputs, quantization, measured accuracy, and the operators that are run."""
+    """Show FILE's spec, inputs and outputs, quantization, measured accuracy, and the operators that run."""
     report = _report(file)
     sections = {
         "spec": {**report["spec"], "labels": len(report["spec"]["labels"])} if report["spec"] else None,
@@ -44,13 +45,13 @@ def command(file: Path, as_json: bool) -> None:
         else:
             rows.extend((f"{title}: {name}", value) for name, value in _flat(section))
     if report["operators"]:
-        rows.append(("operators that are run", ", ".join(f"{count} {name}" for name, count in report["operators"].items())))
-    print_table(str(file), rows, ("", ""), as_json=as_json, align="left")
+        counts = ", ".join(f"{count} {name}" for name, count in report["operators"].items())
+        rows.append(("operators that are run", counts))
+    print_table(str(file), rows, ("", "value"), as_json=as_json, align="left")
     emit(report, as_json)
 
 
 def _report(file: Path) -> dict[str, Any]:
-    import importlib.util
     import json
     from dataclasses import asdict
 
@@ -65,11 +66,6 @@ def _report(file: Path) -> dict[str, Any]:
         metadata = dict(backend.metadata)
         spec = ModelSpec.from_metadata(metadata)
         table = QuantizationTable.from_metadata(metadata)
-        operators = None
-        if importlib.util.find_spec("onnx") is not None:  # a machine with the runtime alone has no onnx
-            from edgecnn.export.measure import compiled_operators
-
-            operators = compiled_operators(file.read_bytes())
         return {
             "path": str(file),
             "size_bytes": file.stat().st_size,
@@ -91,10 +87,25 @@ def _report(file: Path) -> dict[str, Any]:
             "accuracy": read_json(metadata, ACCURACY_KEY),
             "build": read_json(metadata, BUILD_KEY),
             "export": read_json(metadata, EXPORT_KEY),
-            "operators": operators,
+            "operators": _operators(file),
         }
     finally:
         backend.close()
+
+
+def _operators(file: Path) -> Mapping[str, int] | None:
+    """What ONNX Runtime makes of the graph: operator → count; None where that cannot be read back."""
+    import importlib.util
+
+    if importlib.util.find_spec("onnx") is None:  # a machine with the runtime alone has none
+        return None
+    from edgecnn.errors import ModelFormatError
+    from edgecnn.export.measure import compiled_operators
+
+    try:
+        return compiled_operators(file.read_bytes())
+    except ModelFormatError:  # it could be opened above: its weights lie in a file beside it
+        return None
 
 
 def _tensor(info: dict[str, Any]) -> str:
@@ -110,5 +121,5 @@ def _flat(section: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, float):
             rows.append((prefix + name, f"{value:.5g}"))
         else:
-            rows.append((prefix + name, str(value)))
+            rows.append((prefix + name, "–" if value is None else str(value)))
     return rows

@@ -24,13 +24,21 @@ def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
     name = os.fspath(source)
     path = Path(__file__).with_name(f"{name}.txt") if name in BUILT_IN else Path(name)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # utf-8-sig: Windows' editors put a mark in front. Reading as text has made \r\n into \n, and
+        # splitlines would also split at characters that may be part of a name.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
-        raise SpecError(f"no labels file {name}", expected="a file with one class name a line, or " + ", ".join(BUILT_IN)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read labels from {name}", got=str(error), expected="a UTF-8 text file") from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    if not lines:
+        raise SpecError(
+            f"no labels file {name}",
+            expected="a file with one class name a line, or " + ", ".join(BUILT_IN),
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name with a null byte
+        raise SpecError(
+            f"cannot read labels from {name}", got=str(error), expected="a UTF-8 text file"
+        ) from error
+    labels = [line.strip() for line in lines]
+    while labels and not labels[-1]:
+        labels.pop()
+    if not labels:
         raise SpecError(f"labels file {name} is empty", expected="one class name a line")
-    return tuple(line.strip() for line in lines)
+    return tuple(labels)

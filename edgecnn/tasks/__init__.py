@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from edgecnn.geometry import Geometry
 from edgecnn.results import Result
 from edgecnn.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 __all__ = ["Task", "available_tasks", "create_task", "read_head"]
 
 
@@ -27,7 +31,16 @@ class Task(Protocol):
     """What the runtime needs of a task. Safe from any thread."""
 
     def decode(self, outputs: Mapping[str, NDArray[Any]], geometries: Sequence[Geometry]) -> list[Result]:
-        """One result a frame, from outputs with a batch axis in front; `geometries` has one entry a frame."""
+        """One result a frame.
+
+        Args:
+            outputs: the network's, with a batch axis in front. It may be longer than there are frames: a
+                network of a fixed batch is run with rows that nobody asked for at the end.
+            geometries: one entry a frame.
+
+        Raises:
+            InferenceError: the outputs hold no result, such as NaN.
+        """
 
     def draw(self, image_bgr: NDArray[np.uint8], result: Result) -> None:
         """Draw the result onto the frame (H, W, 3), in place."""
@@ -51,20 +64,25 @@ def create_task(spec: ModelSpec, outputs: Sequence[TensorInfo]) -> Task:
 
 def available_tasks() -> tuple[str, ...]:
     """Names of the tasks of this version."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+    return tuple(
+        sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    )
 
 
-_Head = TypeVar("_Head")
+_Head = TypeVar("_Head", bound="DataclassInstance")
 
 
 def read_head(spec: ModelSpec, head_type: type[_Head]) -> _Head:
     """The spec's head as a task's own dataclass. Raises SpecError on unknown keys or wrong types."""
     import msgspec
 
-    unknown = set(spec.head) - set(head_type.__annotations__)
+    known = [item.name for item in fields(head_type)]
+    unknown = sorted(set(spec.head) - set(known))
     if unknown:
         raise SpecError(
-            f"unknown option of the {spec.task} head", got=", ".join(sorted(unknown)), expected="of " + ", ".join(head_type.__annotations__)
+            f"unknown option of the {spec.task} head",
+            got=", ".join(unknown),
+            expected="one of " + ", ".join(known) if known else "none",
         )
     try:
         return msgspec.convert(dict(spec.head), head_type)
