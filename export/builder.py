@@ -236,7 +236,7 @@ def _choose(candidates: Sequence[Candidate], min_agreement: float) -> tuple[Cand
 
 
 def _with_report(content: bytes, chosen: Candidate) -> bytes:
-    """The lowered model with what was measured of it in its metadata, but no times: they are the machine's."""
+    """The lowered model with what was measured in its metadata, but no times, which are the machine's."""
     import onnx
 
     proto = onnx.load_from_string(content)

@@ -110,7 +110,7 @@ def result_of(node: ir.Node) -> ir.Value:
 
 
 def clamp_after(value: ir.Value) -> ir.Node | None:
-    """The clamp that is part of the operator behind `value`: the only reader of an anchor's or Add's output."""
+    """The clamp that is part of the operator behind `value`: the only reader of an anchor or Add."""
     producer = value.producer()
     if producer is None or producer.op_type not in _ANCHORS | {"Add"} or value.is_graph_output():
         return None
