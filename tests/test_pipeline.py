@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,19 @@ def test_skipped_images_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
         assert [label(output) for output in pipeline] == ["red", "blue"]
     assert (pipeline.stats.frames, pipeline.stats.skipped) == (2, 1)
     assert "2.png" in caplog.text
+
+
+def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
+    height, width, count = 270, 480, 200
+    images = (np.full((height, width, 3), index, np.uint8) for index in range(count))
+    sinks = [tmp_path / "out.mp4", tmp_path / "out.jsonl"]
+    with colour_model() as model, Pipeline(Source(MemoryReader(images)), model, sinks=sinks) as pipeline:
+        next(pipeline)
+        tracemalloc.start()
+        for _ in pipeline:
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert pipeline.stats.frames == count
+    # the frame, its annotated copy and what drawing needs; the frame before may still be held
+    assert peak < 10 * height * width * 3

@@ -60,8 +60,13 @@ class PicturesSink(BaseSink):
         self._names: set[str] = set()
         if self._folder.exists() and not self._folder.is_dir():
             raise OutputError(f"cannot write into {self.name}", got="a file", expected="a folder")
-        inside = self._folder if self._folder.is_dir() else self._folder.parent
-        check_output(inside / ".edgecnn-probe", force=True)  # its parent exists and may be written
+        parent = self._folder if self._folder.is_dir() else self._folder.parent
+        if not parent.is_dir():
+            raise OutputError(
+                f"cannot write into {self.name}", got=f"no folder {parent}", remedy=f"mkdir -p {self._folder}"
+            )
+        if not os.access(parent, os.W_OK):
+            raise OutputError(f"cannot write into {self.name}", got=f"no permission to write in {parent}")
 
     def _write(self, output: Output) -> None:
         target = self._folder / self._unused_name(output)

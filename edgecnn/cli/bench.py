@@ -96,7 +96,7 @@ def _show(report: BenchReport, as_json: bool) -> None:
     sizes = [f"{height}x{width}" for height, width in used["sizes_hw"]]
     several = " …" if len(sizes) > 3 else ""
     versions = [f"{name} {version}" for name, version in device["versions"].items() if version]
-    state = [f"{label} {_known(device[key])}{unit}" for label, key, unit in _STATE]
+    state = [f"{label} {_known(device[key], unit)}" for label, key, unit in _STATE]
     lines = [
         f"{report.fps:.1f} frames a second; {report.frames} frames timed, {report.warmup} before",
         f"frames: {used['source']}, {used['distinct']} distinct, {', '.join(sizes[:3])}{several}",
@@ -121,5 +121,5 @@ _STATE = (
 )
 
 
-def _known(value: object) -> object:
-    return "unknown" if value is None else value
+def _known(value: object, unit: str) -> str:
+    return "unknown" if value is None else f"{value}{unit}"

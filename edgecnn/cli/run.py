@@ -36,7 +36,7 @@ edgecnn run foreign.onnx --task classification --preset imagenet --labels imagen
 @click.argument("model")
 @click.option("--source", required=True, help="Camera's number, image, folder, 'pattern' or video.")
 @click.option(
-    "--sink", "sinks", multiple=True, help="Where results go, see below; may be given several times."
+    "--sink", "sinks", multiple=True, help="Where results go, see above; may be given several times."
 )
 @click.option("--frames", type=click.IntRange(1), help="Stop after so many.")
 @model_options

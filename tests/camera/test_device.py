@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from pathlib import Path
+from time import monotonic
 
+import cv2
 import pytest
 
 from edgecnn.camera import device as device_module
 from edgecnn.camera import open_camera
 from edgecnn.camera.device import camera_devices
 from edgecnn.errors import BackendUnavailableError, SourceError
+from tests.colours import colour_cycle, colour_of, write_video
 
 
 def test_a_missing_camera_says_which_there_are() -> None:
@@ -35,3 +39,27 @@ def test_without_opencv_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyP
             BackendUnavailableError, match=r"pip install 'edgecnn\[cpu\]'.*--system-site-packages"
         ):
             open_camera(uri)
+
+
+def test_frames_of_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no camera here: a video file stands behind OpenCV's capture, which is the same class."""
+    video = write_video(tmp_path / "camera.mp4", colour_cycle(3), fps=15)
+    opened: list[tuple[object, int]] = []
+
+    def open_capture(target: object, api: int) -> cv2.VideoCapture:
+        opened.append((target, api))
+        return cv2.VideoCapture(str(video), cv2.CAP_FFMPEG)
+
+    monkeypatch.setattr(device_module, "_problem", lambda device: None)
+    monkeypatch.setattr(device_module, "open_capture", open_capture)
+    with open_camera("/dev/video3") as source:
+        assert opened == [(3, cv2.CAP_V4L2)]
+        assert (source.live, source.fps, source.frame_count, source.name) == (True, 15, None, "/dev/video3")
+        before = monotonic()
+        frames = list(itertools.islice(source, 3))
+        assert [colour_of(frame.image) for frame in frames] == ["red", "green", "blue"]
+        assert before <= frames[0].captured_at <= frames[2].captured_at <= monotonic()
+        with pytest.raises(
+            SourceError, match="camera /dev/video3 gives no more frames"
+        ):
+            next(source)
