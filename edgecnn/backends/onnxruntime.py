@@ -142,7 +142,7 @@ _NOISE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : "  # status
     r"|Load model from .*? failed:"
     r"|Exception during initialization: "
-    r"|\S*onnxruntime\S*\.(?:cc|h):\d+ .*?\) (?=[A-Z])"  # where in its source
+    r"|\S*onnxruntime\S*\.(?:cc|h):\d+ .*?\) (?=[A-Z[])"  # where in its source
     r"|\S+\.(?:cc|h):\d+ \w+ (?=[A-Z])"
 )
 

@@ -45,6 +45,7 @@ def lower_fp16(model: ir.Model) -> None:
     graph, opset = model.graph, model.opset_imports.get("", 0)
     half, single = ir.DataType.FLOAT16, ir.DataType.FLOAT
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+    borders = [index for index, value in enumerate(graph.outputs) if value.dtype == single]
 
     def cast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """`value` as `dtype`: a converted constant, or one Cast shared by all that read it."""
@@ -89,7 +90,8 @@ def lower_fp16(model: ir.Model) -> None:
                 and _fp16_variable(schema.outputs, index) in halved
             ):
                 value.type = ir.TensorType(half)
-    for index, value in enumerate(graph.outputs):
+    for index in borders:
+        value = graph.outputs[index]
         if value.dtype == half:
             name, value.name = value.name, f"{value.name}.float16"
             graph.outputs[index] = cast(value, single)

@@ -62,7 +62,9 @@ def test_old_opsets_are_converted(opset: int, inputs_hold_weights: bool, tmp_pat
     assert graph.opset_imports[""] == OPSETS.start
     assert [value.name for value in graph.graph.inputs] == ["x"]
     onnx.checker.check_model(to_bytes(graph), full_check=True)
-    np.testing.assert_array_equal(run(to_bytes(graph), inputs())[0], run(model.SerializeToString(), inputs())[0])
+    np.testing.assert_array_equal(
+        run(to_bytes(graph), inputs())[0], run(model.SerializeToString(), inputs())[0]
+    )
 
 
 def test_attributes_that_became_inputs_are_converted(tmp_path: Path) -> None:
@@ -83,7 +85,9 @@ def test_attributes_that_became_inputs_are_converted(tmp_path: Path) -> None:
     )
     graph = load_graph(save(model, tmp_path / "old.onnx"))
     onnx.checker.check_model(to_bytes(graph), full_check=True)
-    np.testing.assert_allclose(run(to_bytes(graph), inputs())[0], run(model.SerializeToString(), inputs())[0], rtol=1e-6)
+    np.testing.assert_allclose(
+        run(to_bytes(graph), inputs())[0], run(model.SerializeToString(), inputs())[0], rtol=1e-6
+    )
 
 
 def test_external_data_beside_the_model_is_read(tmp_path: Path) -> None:
@@ -101,7 +105,12 @@ def foreign(*, exported: bool = False) -> onnx.ModelProto:
     weight = numpy_helper.from_array(random.standard_normal((8, 3, 3, 3)).astype(np.float32))
     net.split("Constant", names=["w"], value=weight)
     x = net.add("Conv", net.add("Identity", "image"), net.add("Identity", "w"), pads=[1, 1, 1, 1])
-    statistics = [random.uniform(0.5, 1.5, 8), random.normal(size=8), random.normal(size=8), random.uniform(1, 2, 8)]
+    statistics = [
+        random.uniform(0.5, 1.5, 8),
+        random.normal(size=8),
+        random.normal(size=8),
+        random.uniform(1, 2, 8),
+    ]
     x = net.add("BatchNormalization", x, *(net.constant(values) for values in statistics))
     return net.model(net.add("Identity", net.pooled(net.relu(x))), exported=exported)
 
@@ -112,7 +121,9 @@ def test_a_foreign_model_is_simplified(tmp_path: Path) -> None:
     operators = Counter(node.op_type for node in graph.graph)
     assert operators == {"Conv": 1, "Relu": 1, "GlobalAveragePool": 1, "Flatten": 1}
     assert sqnr_db(run(model.SerializeToString(), inputs()), run(to_bytes(graph), inputs())) > 100
-    assert all(value.shape is not None and value.dtype is not None for node in graph.graph for value in node.outputs)
+    assert all(
+        value.shape is not None and value.dtype is not None for node in graph.graph for value in node.outputs
+    )
     assert [value.name for value in graph.graph.outputs] == [value.name for value in model.graph.output]
 
 

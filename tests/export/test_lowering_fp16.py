@@ -71,7 +71,9 @@ def several_outputs(net: Net) -> Sequence[str]:
 
 
 def transposed(net: Net) -> Sequence[str]:
-    x = net.add("ConvTranspose", net.conv("image", 3, 8), net.constant(np.full((8, 4, 2, 2), 0.1)), strides=[2, 2])
+    x = net.add(
+        "ConvTranspose", net.conv("image", 3, 8), net.constant(np.full((8, 4, 2, 2), 0.1)), strides=[2, 2]
+    )
     return [net.add("InstanceNormalization", x, net.constant(np.ones(4)), net.constant(np.zeros(4)))]
 
 
@@ -86,7 +88,8 @@ def selection(net: Net) -> Sequence[str]:
 
 
 NETWORKS = (
-    residual, classifier, mean, upsampled, with_casts, filled_shape, indices, several_outputs, transposed, selection,
+    residual, classifier, mean, upsampled, with_casts, filled_shape, indices, several_outputs, transposed,
+    selection,
 )  # fmt: skip
 
 
@@ -100,7 +103,9 @@ def test_opsets(build: Callable[[Net], Sequence[str]], opset: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize("build", NETWORKS)
-def test_numbers_stay_close_and_the_borders_float32(build: Callable[[Net], Sequence[str]], tmp_path: Path) -> None:
+def test_numbers_stay_close_and_the_borders_float32(
+    build: Callable[[Net], Sequence[str]], tmp_path: Path
+) -> None:
     net = Net()
     graph = graph_of(net.model(*build(net)), tmp_path)
     content = lowered_bytes(graph, "fp16")
@@ -190,15 +195,21 @@ def test_one_cast_serves_all_readers(tmp_path: Path) -> None:
     x = net.relu(net.conv("image", 3, 8))
     outputs = [net.add("Exp", x), net.add("Log", net.add("Exp", x))]
     lowered = lower_graph(graph_of(net.model(*outputs), tmp_path), "fp16")
-    casts = [node.inputs[0].name for node in lowered.graph if node.op_type == "Cast" and node.inputs[0] is not None]
+    casts = [
+        node.inputs[0].name for node in lowered.graph if node.op_type == "Cast" and node.inputs[0] is not None
+    ]
     assert len(casts) == len(set(casts))
 
 
 def test_branches_are_refused_in_words(tmp_path: Path) -> None:
     net = Net()
     net.add("Flatten", net.conv("image", 3, 8), name="flat")
-    one = helper.make_graph([helper.make_node("Relu", ["flat"], ["a"])], "a", [], [helper.make_empty_tensor_value_info("a")])
-    other = helper.make_graph([helper.make_node("Neg", ["flat"], ["b"])], "b", [], [helper.make_empty_tensor_value_info("b")])
+    one = helper.make_graph(
+        [helper.make_node("Relu", ["flat"], ["a"])], "a", [], [helper.make_empty_tensor_value_info("a")]
+    )
+    other = helper.make_graph(
+        [helper.make_node("Neg", ["flat"], ["b"])], "b", [], [helper.make_empty_tensor_value_info("b")]
+    )
     total = net.add("ReduceSum", "flat", keepdims=0)
     net.add("If", net.add("Greater", total, net.constant(0.0)), then_branch=one, else_branch=other, name="y")
     with pytest.raises(BuildError, match="If with a graph inside"):

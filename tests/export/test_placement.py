@@ -176,7 +176,9 @@ def test_the_output_channels_axis(tmp_path: Path) -> None:
     net.add("Gemm", flat, net.weights(5, 6), name="gemm_b", transB=1)
     net.add("MatMul", flat, net.weights(6, 5), name="matmul")
     graph = graph_of(net.model("gemm", "gemm_b", "matmul"), tmp_path)
-    axes = {name: weight_axis(nodes(graph)[name]) for name in ("conv", "transposed", "gemm", "gemm_b", "matmul")}
+    axes = {
+        name: weight_axis(nodes(graph)[name]) for name in ("conv", "transposed", "gemm", "gemm_b", "matmul")
+    }
     assert axes == {"conv": 0, "transposed": 1, "gemm": 1, "gemm_b": 0, "matmul": 1}
 
 
