@@ -6,7 +6,8 @@
   TensorRT", GTC 2017): for each candidate of i bins, P is the histogram up to i with everything beyond
   added to its last bin; Q is that histogram without the addition, summed into 128 groups (of whole bins, as
   equal as can be) and spread evenly over the bins of each group that P occupies; both are scaled to sum 1,
-  and the i with the least Σ P log(P / Q) wins.
+  and the i with the least Σ P log(P / Q) wins. Of equals the largest: a tensor of a few distinct values
+  would otherwise be clipped to the smallest of them, where P and Q are a single bin.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SMALLEST_AMAX = float(np.finfo(np.float32).tiny) * 2**10
 
 _GROUPS = 128
 _FINEST = 2048
+_EQUAL = 1e-9  # of a divergence: what float64 leaves of zero in a sum of 2048 terms
 
 
 def choose_range(stats: TensorStats, method: Method) -> ActivationRange:
@@ -62,8 +64,9 @@ def entropy_threshold(stats: TensorStats) -> float:
     if len(histogram) <= _GROUPS:
         return len(histogram) * width
     candidates = range(_GROUPS, len(histogram) + 1)
-    divergences = [_divergence(histogram, end) for end in candidates]
-    return (_GROUPS + int(np.argmin(divergences))) * width
+    divergences = np.array([_divergence(histogram, end) for end in candidates])
+    best = np.flatnonzero(divergences <= divergences.min() + _EQUAL)[-1]
+    return (_GROUPS + int(best)) * width
 
 
 def _divergence(histogram: NDArray[np.float64], end: int) -> float:
