@@ -16,10 +16,11 @@ the picture by up to half a pixel. So the region grows, by REACH_PX at most, unt
 border between pixels of the frame falls on a border between pixels of the resized frame, or nearly: it is
 then resized by the frame's own factor, in phase, and the exact cut taken out of it.
 
-**Area** averages, and OpenCV's INTER_AREA is slow. While both sides are even and much longer than needed,
-they are halved first, by a vectorized 2 × 2 average. INTER_AREA is left with a factor of 1.25 to 2.5, where
-its box of uneven weights comes closest to the triangle that PIL averages with. And where INTER_AREA enlarges
-it does not interpolate, so a side that grows is INTER_LINEAR.
+**Area** averages, made of two things that OpenCV does fast: halving (2 × 2 averages) and linear
+interpolation near the same size. The frame is halved while it is HALVE_FROM times larger than the input, then
+brought to just twice the input's size, and halved for the last time. INTER_AREA takes twice the time or more
+and, at a factor that is no whole number, is no closer to PIL. A side that grows is INTER_LINEAR, since
+INTER_AREA does not interpolate there.
 
 **Linear and cubic** by odd whole factors, as from 1080p to 640, take the middle pixel of each block and
 nothing else: so does INTER_NEAREST_EXACT, to the same bits in half the time.
@@ -48,7 +49,7 @@ CACHED_PLANS = 8  # frame shapes remembered with their buffers; a stream of ever
 TOLERANCE_PX = 1 / 64  # how far a crop may be out of phase, in input pixels
 REACH_PX = 1024  # how far its region may grow to avoid that, in input pixels at each end
 SUPPORT_PX = 2  # frame pixels that INTER_CUBIC reads beyond the region under the cut
-HALVE_FROM = 2.5  # from which factor on `area` halves first; INTER_AREA is left with 1.25 to 2.5
+HALVE_FROM = 2.25  # leaves a factor of 1.125 to 2.25 for the last linear step and halving
 
 
 def check_frame(frame: Any) -> None:
@@ -248,24 +249,30 @@ def _resizes(
     source_hw: tuple[int, int], target_hw: tuple[int, int], interpolation: str
 ) -> list[tuple[tuple[int, int], str]]:
     """The sizes that lead from one size to another, each with OpenCV's name of the interpolation to it."""
-    (height, width), (target_h, target_w) = source_hw, target_hw
-    steps: list[tuple[tuple[int, int], str]] = []
     if interpolation == "area":
-        while height % 2 == width % 2 == 0 and min(height / target_h, width / target_w) >= HALVE_FROM:
-            height, width = height // 2, width // 2
-            steps.append(((height, width), "AREA"))
-        smaller = (min(height, target_h), min(width, target_w))
-        if smaller != (height, width):
-            height, width = smaller
-            steps.append((smaller, "AREA"))
-        interpolation = "linear"
+        steps = _averaging(source_hw, target_hw)
     elif interpolation != "nearest" and all(
         side % target == 0 and side // target % 2 for side, target in zip(source_hw, target_hw, strict=True)
     ):
-        interpolation = "nearest_exact"  # the point asked for is the centre of a pixel
-    if (height, width) != target_hw:
-        steps.append((target_hw, interpolation.upper()))
-    return steps
+        steps = [(target_hw, "NEAREST_EXACT")]
+    else:
+        steps = [(target_hw, interpolation.upper())]
+    sizes = [source_hw, *(size for size, _ in steps)]
+    return [step for step, before in zip(steps, sizes, strict=False) if step[0] != before]
+
+
+def _averaging(source_hw: tuple[int, int], target_hw: tuple[int, int]) -> list[tuple[tuple[int, int], str]]:
+    """The steps of `area`, some of them perhaps to the size that is there already."""
+    (height, width), (target_h, target_w) = source_hw, target_hw
+    steps = []
+    while height % 2 == width % 2 == 0 and min(height / target_h, width / target_w) >= HALVE_FROM:
+        height, width = height // 2, width // 2
+        steps.append(((height, width), "AREA"))
+    finer_h = 2 * target_h if height > target_h else target_h
+    finer_w = 2 * target_w if width > target_w else target_w
+    if max(height / finer_h, width / finer_w) > HALVE_FROM / 2:  # an odd side, or a far longer one
+        steps.append(((min(height, finer_h), min(width, finer_w)), "AREA"))
+    return [*steps, ((finer_h, finer_w), "LINEAR"), (target_hw, "AREA")]
 
 
 def _length(part: slice) -> int:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecnn.geometry import Geometry
@@ -34,6 +34,7 @@ _scales = st.floats(1e-3, 1e3)
 _offsets = st.floats(-1e5, 1e5)
 
 
+@settings(deadline=None)
 @given(st.tuples(_scales, _scales), st.tuples(_offsets, _offsets), st.tuples(_offsets, _offsets))
 def test_to_frame_undoes_to_input(
     scale_xy: tuple[float, float], offset_xy: tuple[float, float], point_xy: tuple[float, float]
