@@ -92,13 +92,12 @@ class OutputSums:
     def result(self) -> OutputAgreement:
         """The agreement over all that was added."""
         norm = math.sqrt(self.reference) * math.sqrt(self.other)
+        cosine = min(1.0, self.product / norm) if norm else None  # rounding may give a little more than 1
         sqnr = None
         if self.error > 0:
             sqnr = 10 * math.log10(self.reference / self.error) if self.reference > 0 else -math.inf
             sqnr = max(sqnr, -999.0)  # a reference of zeros: JSON has no infinity
-        return OutputAgreement(
-            sqnr_db=sqnr, cosine=self.product / norm if norm else None, max_abs_error=self.worst
-        )
+        return OutputAgreement(sqnr_db=sqnr, cosine=cosine, max_abs_error=self.worst)
 
 
 def compare(
@@ -131,14 +130,9 @@ def compare(
     images = 0
     first, second = _Runner(reference), _Runner(other)
     for frame in frames:
-        reference_outputs, reference_result = first(frame)
-        other_outputs, other_result = second(frame)
+        reference_outputs, reference_result = first(frame, images)
+        other_outputs, other_result = second(frame, images)
         for name, other_name in pairs.items():
-            for model, values in ((reference, reference_outputs[name]), (other, other_outputs[other_name])):
-                if not np.isfinite(values).all():
-                    raise DataError(
-                        f"output {name} of {model.name} is infinite or NaN", got=f"on frame {images}"
-                    )
             sums[name].add(reference_outputs[name], other_outputs[other_name])
         for metric, value in reference.task.agreement(reference_result, other_result).items():
             metrics[metric] = metrics.get(metric, 0.0) + value
@@ -159,9 +153,14 @@ class _Runner:
         self.model = model
         self.preprocess = Preprocessor(model.spec.image, batch=model.input.shape[0] or 1)
 
-    def __call__(self, frame: NDArray[np.uint8]) -> tuple[dict[str, NDArray[Any]], Any]:
+    def __call__(self, frame: NDArray[np.uint8], index: int) -> tuple[dict[str, NDArray[Any]], Any]:
         geometry = self.preprocess(frame)
         outputs = self.model.backend.run({self.model.input.name: self.preprocess.tensor})
+        for name, values in outputs.items():
+            if not np.isfinite(values).all():
+                raise DataError(
+                    f"output {name} of {self.model.name} is infinite or NaN", got=f"on frame {index}"
+                )
         return {name: array[:1] for name, array in outputs.items()}, self.model.task.decode(
             outputs, [geometry]
         )[0]

@@ -137,7 +137,7 @@ class FunctionBackend:
         self.function = function
         self.inputs = inputs
         self.outputs = outputs
-        self.metadata = dict(metadata or {})
+        self.metadata: Mapping[str, str] = dict(metadata or {})
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Call the function."""

@@ -93,7 +93,9 @@ def test_nothing_seen_changes_nothing() -> None:
     assert some.high == -1
 
 
-@pytest.mark.parametrize("extreme", [np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal, 1e-35])
+@pytest.mark.parametrize(
+    "extreme", [np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal, 1e-35]
+)
 def test_the_ends_of_float32(extreme: float) -> None:
     stats = observe(np.array([extreme, -extreme / 2, 0], np.float32))
     assert stats.amax == float(np.float32(extreme))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -70,7 +71,7 @@ def slow_threshold(stats: TensorStats) -> float:
         p[-1] += math.fsum(bins[end:])
         q = [0.0] * end
         borders = [group * end // 128 for group in range(129)]
-        for first, last in zip(borders, borders[1:], strict=False):
+        for first, last in itertools.pairwise(borders):
             occupied = [index for index in range(first, last) if p[index] > 0]
             for index in occupied:
                 q[index] = math.fsum(bins[first:last]) / len(occupied)
