@@ -60,8 +60,9 @@ def lower_graph(model: ir.Model, precision: Precision, *, target: Target = "onnx
 def refuse_lowered(model: ir.Model) -> None:
     """Raise BuildError for a model that edgecnn has lowered, or that another tool has quantized."""
     built = read_json(model.metadata_props, BUILD_KEY)
+    words = ("quantizelinear", "qlinear", "integer")
     quantized = sorted(
-        {node.op_type for node in model.graph if "Quant" in node.op_type or "QLinear" in node.op_type}
+        {node.op_type for node in model.graph if any(word in node.op_type.lower() for word in words)}
     )
     if built is None and not quantized:
         return
