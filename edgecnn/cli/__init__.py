@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # from click: completion has been printed, or the reader of our output has gone
         return end.code if isinstance(end.code, int) else 0
     except OSError as error:
+        if os.environ.get("EDGECNN_DEBUG"):
+            raise
         # There is nobody to print for. Unless it goes elsewhere, Python would fail again at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # that one is usual: `edgecnn run … | head`

@@ -29,6 +29,8 @@ def command(shell: str, as_json: bool) -> None:
     kind = get_completion_class(shell)
     assert kind is not None  # the three that click knows
     script = kind(cli, {}, "edgecnn", "_EDGECNN_COMPLETE").source()
+    # bash then offers files where click offers nothing: a model, a source and a sink may be a file or not
+    script = script.replace("complete -o nosort -F", "complete -o nosort -o default -F")
     if as_json:
         emit({"shell": shell, "script": script}, as_json)
     else:

@@ -23,7 +23,9 @@ __all__ = ["command"]
 @force_option
 @json_option
 def command(output: Path, force: bool, as_json: bool) -> None:
-    """Take EfficientNet-Lite0 with its ImageNet weights the whole way: export, calibrate, build, classify.
+    """Export, calibrate, build and run a real CNN on real photos.
+
+    EfficientNet-Lite0 with its ImageNet weights, on photos and a video that it was not calibrated with.
 
     Needs the packages of edgecnn[cpu,export,demo]; nothing is downloaded.
     """

@@ -14,7 +14,7 @@ _MARKS = {"ok": "✓", "missing": "–", "warning": "!"}
 @click.command("doctor", epilog=example_help("edgecnn doctor\nedgecnn doctor --json"))
 @json_option
 def command(as_json: bool) -> int:
-    """Show what this machine has of what edgecnn can use, what it lacks, and the command that gets it.
+    """Show what this machine has, what it lacks, and how to get it.
 
     Exit code 1 where it cannot run any model.
     """

@@ -25,7 +25,11 @@ edgecnn inspect model.onnx --json | python -m json.tool
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def command(file: Path, as_json: bool) -> None:
-    """Show FILE's spec, inputs and outputs, quantization, measured accuracy, and the operators that run."""
+    """Show what a model file says of itself, and what is run.
+
+    That is FILE's spec, its inputs and outputs, quantization, measured accuracy, and the operators that
+    ONNX Runtime makes of it.
+    """
     report = _report(file)
     sections = {
         "spec": {**report["spec"], "labels": len(report["spec"]["labels"])} if report["spec"] else None,
