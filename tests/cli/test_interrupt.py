@@ -1,0 +1,64 @@
+"""Ctrl-C in the middle of each command: one line, exit code 1, and no half-written file.
+
+Real processes, real models, real signals, at several moments. A moment may fall before the command has begun
+or after it has ended; what must hold, holds then as well.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+DELAYS_S = (0.3, 0.7, 1.2, 2.0)  # from 0.1 s on it is edgecnn that runs, and no longer Python's own start
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def interrupted(arguments: Sequence[str], folder: Path, delay_s: float) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgecnn", *arguments]
+    process = subprocess.Popen(
+        command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+COMMANDS = {
+    "export": "export efficientnet_lite_pytorch:EfficientNet.from_name --arg efficientnet-lite0"
+    " --preset efficientnet-lite -o out.onnx",
+    "calibrate": "calibrate {demo}/model.onnx --data {demo}/frames/calibration -o out.onnx",
+    "build": "build {demo}/model.calibrated.onnx --data {demo}/frames/evaluation -o out.onnx",
+    "run": "run {demo}/model.int8.onnx --source {demo}/video.mp4 --sink out.mp4 --sink out.jsonl",
+    "bench": "bench {demo}/model.int8.onnx --frames 2000",
+    "compare": "compare {demo}/model.onnx {demo}/model.int8.onnx --data {demo}/video.mp4",
+    "demo": "demo --output out",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c(name: str, demo_folder: Path, tmp_path: Path) -> None:
+    reported = 0
+    for delay_s in DELAYS_S:
+        folder = tmp_path / str(delay_s)
+        folder.mkdir()
+        run = interrupted(COMMANDS[name].format(demo=demo_folder).split(), folder, delay_s)
+        assert run.returncode in (0, 1), run.stderr
+        assert "Traceback" not in run.stderr, run.stderr
+        left = [path for path in folder.rglob("*") if path.is_file()]
+        assert not [path for path in left if path.name.startswith(".")], "a temporary file was left behind"
+        if run.returncode == 1:
+            assert "interrupted" in run.stderr.splitlines()[-1]
+            assert name in ("run", "demo") or left == []
+            reported += 1
+    assert reported >= 1
