@@ -88,9 +88,7 @@ def capture(
         raise ExportError(
             "PyTorch's ONNX exporter does not take this module",
             got=line,
-            remedy=remedy_for(
-                line, "Reduce forward() to operators that ONNX has; EDGECNN_DEBUG=1 shows torch's report"
-            ),
+            remedy=remedy_for(line, "Reduce forward() to operators that ONNX has, or try another --exporter"),
         ) from error
     return made
 

@@ -108,6 +108,8 @@ def _blame(
     tolerance: float,
 ) -> str:
     """Where the two part, in words."""
+    import torch
+
     from edgecnn.export.divergence import first_divergence
 
     if captured.program is None:
@@ -115,7 +117,7 @@ def _blame(
     try:
         with quiet():
             found = first_divergence(
-                model, captured.program, torch_names, reference.tensor(image), tolerance=tolerance
+                model, captured.program, torch_names, torch.from_numpy(image), tolerance=tolerance
             )
     except Exception as error:  # a diagnosis that fails must not hide what it was to explain
         return f"in a layer that could not be found ({essential_line(error)})"

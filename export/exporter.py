@@ -92,6 +92,8 @@ def export_onnx(
     target = check_output(path, force=force)
     _check_options(opset, batch, exporter)
     require("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+    import torch
+
     from edgecnn.export.head import check_task
     from edgecnn.export.reference import Reference
     from edgecnn.export.samples import sample_batches
@@ -108,7 +110,7 @@ def export_onnx(
         # torch takes a batch of 1 for a constant, so a free one is traced with 2
         example = np.repeat(images[0][:1], 2, axis=0) if batch is None else images[0]
         captured = capture(
-            reference, reference.tensor(example), opset=opset, dynamic_batch=batch is None, exporter=exporter
+            reference, torch.from_numpy(example), opset=opset, dynamic_batch=batch is None, exporter=exporter
         )
         progress("simplify", 2, _STAGES)
         model, torch_names, spec, notes = _tidy(

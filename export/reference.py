@@ -52,6 +52,10 @@ class Reference:
     def __init__(self, module: Any) -> None:
         import torch
 
+        while isinstance(module, torch.nn.DataParallel) or hasattr(module, "_orig_mod"):
+            module = (
+                getattr(module, "_orig_mod", None) or module.module
+            )  # torch.compile's wrapper, or the other
         self.module = module
         self.kind: Kind
         if isinstance(module, torch.export.ExportedProgram):
@@ -59,12 +63,12 @@ class Reference:
             _check_program(module)
             with quiet():
                 self._call: Any = module.module()
-            state = list(module.state_dict.values())
+            parameters = list(module.parameters())
         elif isinstance(module, torch.nn.Module):
             self.kind = "torchscript" if isinstance(module, torch.jit.ScriptModule) else "module"
             _check_signature(module, self.kind)
             self._call = module
-            state = [*module.parameters(), *module.buffers()]
+            parameters = list(module.parameters())
         else:
             raise ExportError(
                 "cannot export this",
@@ -72,8 +76,7 @@ class Reference:
                 expected="a torch.nn.Module, an ExportedProgram or a TorchScript module",
             )
         self.parameter_names = frozenset(module.state_dict if self.kind == "program" else module.state_dict())
-        self._device = state[0].device if state else torch.device("cpu")
-        _check_dtype(state)
+        _check_parameters(parameters)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[Reference]:
@@ -93,20 +96,16 @@ class Reference:
             for submodule, training in modes:
                 submodule.training = training
 
-    def tensor(self, array: NDArray[np.float32]) -> torch.Tensor:
-        """An input array as a tensor where the module's weights are."""
-        import torch
-
-        return torch.from_numpy(array).to(self._device)
-
     def run(self, array: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Outputs by name, in the order of the exported graph. The names are the module's own, or `output…`.
 
         Raises:
             ExportError: the module fails on such an input, or returns something else than tensors.
         """
+        import torch
+
         try:
-            value = self._call(self.tensor(array))
+            value = self._call(torch.from_numpy(array))
         except Exception as error:  # user code: it may raise anything
             raise ExportError(
                 f"the module does not run on an image tensor {tuple(array.shape)} float32",
@@ -181,7 +180,9 @@ def _check_program(program: Any) -> None:
     if training or program.graph_signature.buffers_to_mutate:
         raise ExportError(
             "the program was exported in training mode",
-            got=f"{training[0]}, which computes with the batch's own statistics" if training else "changing buffers",
+            got=f"{training[0]}, which computes with the batch's own statistics"
+            if training
+            else "changing buffers",
             expected="a program exported in evaluation mode",
             remedy="Call module.eval() before torch.export.export",
         )
@@ -226,16 +227,23 @@ def _check_signature(module: Any, kind: Kind) -> None:
         )
 
 
-def _check_dtype(state: list[Any]) -> None:
-    import torch
-
-    wrong = {str(t.dtype) for t in state if t.dtype in (torch.float16, torch.bfloat16, torch.float64)}
-    if wrong:
+def _check_parameters(parameters: list[Any]) -> None:
+    """float32 on the CPU: a GPU computes with fewer bits (TF32), and no comparison would be exact."""
+    dtypes = {str(parameter.dtype) for parameter in parameters if parameter.is_floating_point()}
+    if dtypes - {"torch.float32"}:
         raise ExportError(
             "the module's weights are not float32",
-            got=", ".join(sorted(wrong)),
+            got=", ".join(sorted(dtypes)),
             expected="torch.float32",
             remedy="Call module.float(); a lower precision is chosen later, by `edgecnn build`",
+        )
+    devices = {str(parameter.device) for parameter in parameters}
+    if devices - {"cpu"}:
+        raise ExportError(
+            "the module is not on the CPU",
+            got=", ".join(sorted(devices)),
+            expected="cpu",
+            remedy="Call module.cpu(): the export is compared with PyTorch there, in full precision",
         )
 
 

@@ -47,19 +47,24 @@ def _import(name: str, remedy: str) -> None:
 def quiet() -> Iterator[None]:
     """Silence warnings and the logs of torch and onnx: what matters comes back as an exception.
 
-    Their loggers have levels and handlers of their own, so each is muted, not only the topmost.
+    The topmost loggers are given a level that theirs inherit, also those that are not made yet. Those that
+    have a level of their own are disabled one by one: setting a level clears the cache of every logger.
     """
-    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _NOISY]
-    loggers = [logging.getLogger(name) for name in {*names, *_NOISY}]
-    before = [(logger, logger.disabled) for logger in loggers]
+    made = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _NOISY]
+    tops = [(logger, logger.level) for logger in map(logging.getLogger, _NOISY)]
+    others = [(logger, logger.disabled) for logger in map(logging.getLogger, made)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.disabled = True  # setting a level would clear every logger's cache, hundreds of times
+        for logger, _ in tops:
+            logger.setLevel(logging.CRITICAL + 1)
+        for logger, _ in others:
+            logger.disabled = True
         try:
             yield
         finally:
-            for logger, disabled in before:
+            for logger, level in tops:
+                logger.setLevel(level)
+            for logger, disabled in others:
                 logger.disabled = disabled
 
 

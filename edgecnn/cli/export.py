@@ -110,7 +110,7 @@ def command(
         spec = _resolve_spec(loaded, spec_options)
         progress("load", 1, 1)
         for note in loaded.notes:
-            say(f"edgecnn: note: {note}")
+            say(f"edgecnn: warning: {note}")
         result = export_onnx(
             loaded.module,
             spec,
@@ -125,7 +125,7 @@ def command(
             progress=progress,
         )
     for note in result.notes:
-        say(f"edgecnn: note: {note}")
+        say(f"edgecnn: warning: {note}")
     result = replace(result, notes=(*loaded.notes, *result.notes))
     for title, text in _summary(result):
         click.echo(f"{title:<8}{text}", err=as_json)

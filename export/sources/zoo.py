@@ -1,4 +1,4 @@
-"""`timm:NAME` and `torchvision:NAME`: architectures by name. Nothing is ever downloaded.
+"""`timm:NAME` and `torchvision:NAME`: architectures by name. Nothing is downloaded unless asked for.
 
 Both libraries know how their models were trained to be fed, which becomes the default spec.
 
@@ -44,12 +44,14 @@ def load(collection: str, name: str, arguments: Arguments) -> Source:
         )
     make = _make_timm if collection == "timm" else _make_torchvision
     module, spec = make(name, arguments.named)
+    trained = arguments.named.get("pretrained") or arguments.named.get("weights")  # the user's own wish
+    random = f"{collection}:{name} has random weights: give trained ones with --weights FILE"
     return Source(
         module=module,
         name=name,
         origin={"factory": f"{collection}:{name}"},
         spec=spec,
-        notes=(f"{collection}:{name} has random weights: give trained ones with --weights FILE",),
+        notes=() if trained else (random,),
     )
 
 

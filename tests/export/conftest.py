@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgecnn.export import ExportResult
+    from tests.export.networks import Exported
 
 _alive: list[Any] = []
 
@@ -17,7 +24,7 @@ def torchvision() -> ModuleType:
     """
     torch = pytest.importorskip("torch")
     try:
-        import torchvision
+        return importlib.import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::nms does not exist" not in str(error):
             raise
@@ -27,6 +34,22 @@ def torchvision() -> ModuleType:
         _alive.append(library)  # it takes its operators with it when it dies
     except ImportError:
         pytest.skip("torchvision is not installed")
-    import torchvision
+    return importlib.import_module("torchvision")
 
-    return torchvision
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Exports one of `NETWORKS`, once a session: name and batch → the module and the result."""
+    made: dict[tuple[str, int | None], tuple[nn.Module, ExportResult]] = {}
+
+    def export(name: str, batch: int | None = 1) -> tuple[nn.Module, ExportResult]:
+        from edgecnn.export import export_onnx
+        from tests.export.networks import NETWORKS, spec, trained
+
+        if (name, batch) not in made:
+            module = trained(NETWORKS[name][0]())
+            path = tmp_path_factory.mktemp("exported") / f"{name}.onnx"
+            made[name, batch] = (module, export_onnx(module, spec(), path, batch=batch))
+        return made[name, batch]
+
+    return export

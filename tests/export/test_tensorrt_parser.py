@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-trt: Any = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx, on x86-64")
-
 from edgecnn.export import export_onnx
-from tests.export.networks import NETWORKS, ManyOutputs, spec, trained
+from tests.export.networks import NETWORKS, Exported, ManyOutputs, spec, trained
+
+trt: Any = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx, on x86-64")
 
 
 def parse(path: Path) -> Any:
@@ -24,15 +24,19 @@ def parse(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_small_networks(name: str, tmp_path: Path) -> None:
-    result = export_onnx(trained(NETWORKS[name][0]()), spec(), tmp_path / "model.onnx")
+def test_small_networks(name: str, exported: Exported) -> None:
+    result = exported(name, None)[1]
     network = parse(result.path)
-    assert tuple(network.get_input(0).shape) == result.inputs[0].shape
+    assert tuple(network.get_input(0).shape) == (-1, *result.inputs[0].shape[1:])
     assert network.get_output(0).name == result.outputs[0].name
-    assert tuple(network.get_output(0).shape) == result.outputs[0].shape
+    assert tuple(network.get_output(0).shape) == (-1, *result.outputs[0].shape[1:])
 
 
-def test_dynamic_batch_and_several_outputs(tmp_path: Path) -> None:
+def test_one_image(exported: Exported) -> None:
+    assert tuple(parse(exported("residual", 1)[1].path).get_output(0).shape) == (1, 5)
+
+
+def test_several_outputs(tmp_path: Path) -> None:
     result = export_onnx(trained(ManyOutputs()), spec("raw"), tmp_path / "model.onnx", batch=None)
     network = parse(result.path)
     assert network.get_input(0).shape[0] == -1

@@ -57,7 +57,13 @@ def save(value: Any, path: Path, **options: Any) -> Path:
         (lambda t: {"my_own_key": t, "epoch": 3}, "my_own_key"),
         (lambda t: {f"module.{name}": tensor for name, tensor in t.items()}, ""),
         (lambda t: {f"module._orig_mod.{name}": tensor for name, tensor in t.items()}, ""),
-        (lambda t: {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in t.items()}}, ""),
+        (
+            lambda t: {
+                "n_averaged": torch.tensor(3),
+                **{f"module.{name}": value for name, value in t.items()},
+            },
+            "",
+        ),
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
@@ -111,7 +117,9 @@ def test_safetensors_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_is_refused_and_named(zipped: bool, tmp_path: Path) -> None:
-    path = save({"state_dict": TENSORS, "x": Payload()}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    path = save(
+        {"state_dict": TENSORS, "x": Payload()}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped
+    )
     Payload.calls = 0
     with pytest.raises(UnsafeWeightsError, match=r"_note_the_call.*--unsafe-weights"):
         load_weights(path)
@@ -154,7 +162,7 @@ def test_class_that_is_not_here(tmp_path: Path) -> None:
         load_weights(path, unsafe=True)
     old = save(Net(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     old.write_bytes(old.read_bytes().replace(b"Net\n", b"Gone\n"))
-    with pytest.raises(ModelFormatError, match="needs code that is not here.*Gone"):
+    with pytest.raises(ModelFormatError, match=r"needs code that is not here.*Gone"):
         load_weights(old, unsafe=True)
 
 
@@ -225,6 +233,8 @@ def test_what_does_not_fit_is_counted_and_named() -> None:
 
 def test_counters_of_batch_norms_may_be_missing() -> None:
     module = nn.BatchNorm2d(4)
-    state = {name: tensor + 1 for name, tensor in module.state_dict().items() if name != "num_batches_tracked"}
+    state = {
+        name: tensor + 1 for name, tensor in module.state_dict().items() if name != "num_batches_tracked"
+    }
     apply_weights(module, state, Path("w.pth"))
     assert torch.equal(module.weight, torch.full((4,), 2.0))
