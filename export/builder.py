@@ -150,10 +150,19 @@ def build(
     destination = check_output(output, force=force)
     graph = load_graph(model)
     check_spec(graph, spec, name=str(model))
-    wanted = _wanted(graph, precision)
-    lowered = {name: to_bytes(lower_graph(graph, name, target=target)) for name in wanted}
-    if precision == "auto" or data is not None:
-        lowered.setdefault("fp32", to_bytes(lower_graph(graph, "fp32", target=target)))
+    warnings = []
+    lowered: dict[Precision, bytes] = {}
+    for name in PRECISIONS:
+        wanted = precision in (name, "auto") or (name == "fp32" and data is not None)
+        if precision == "auto" and name == "int8" and QUANTIZATION_KEY not in graph.metadata_props:
+            warnings.append("INT8 was not considered: the model is not calibrated")
+        elif wanted:
+            try:
+                lowered[name] = to_bytes(lower_graph(graph, name, target=target))
+            except BuildError as error:
+                if precision != "auto" or name == "fp32":
+                    raise
+                warnings.append(f"{name} was not considered: {error}")
     latencies = measure_latency(lowered, threads=threads, progress=progress) if precision == "auto" else {}
     candidates = []
     for name, content in lowered.items():
@@ -180,14 +189,8 @@ def build(
         precision=chosen.precision,
         reason=reason,
         candidates=candidates,
-        warnings=_warnings(chosen, graph, precision),
+        warnings=[*warnings, *_warnings(chosen)],
     )
-
-
-def _wanted(graph: ir.Model, precision: str) -> list[Precision]:
-    if precision != "auto":
-        return [name for name in PRECISIONS if name == precision]
-    return [name for name in PRECISIONS if name != "int8" or QUANTIZATION_KEY in graph.metadata_props]
 
 
 def _accuracy(
@@ -221,16 +224,18 @@ def _choose(candidates: Sequence[Candidate], min_agreement: float) -> tuple[Cand
     fit = []
     for candidate in candidates:
         assert candidate.latency_ms is not None
-        speed = f"{candidate.precision} {candidate.latency_ms['p50']:.2f} ms"
-        if candidate.agreement is None and candidate.accuracy is None:
-            notes.append(f"{speed}, agreement not measured (give frames with --data)")
+        note = f"{candidate.precision} {candidate.latency_ms['p50']:.2f} ms"
+        if candidate.agreement is not None and candidate.accuracy is not None:
+            note += f", agreement {candidate.agreement:.3f} on {candidate.accuracy['images']} frames"
+        elif candidate.accuracy is not None:
+            note += ", agreement unknown (the task has no measure of it)"
         elif candidate.agreement is None:
-            notes.append(f"{speed}, agreement unknown (the task has no measure of it)")
-        elif candidate.agreement < min_agreement:
-            notes.append(f"{speed}, agreement {candidate.agreement:.3f} below {min_agreement:.3f}")
-        else:
-            notes.append(f"{speed}, agreement {candidate.agreement:.3f}")
+            note += ", agreement not measured (give frames with --data)"
+        if candidate.agreement is not None and candidate.agreement >= min_agreement:
             fit.append(candidate)
+        elif candidate.agreement is not None:
+            note += f", below {min_agreement:.3f}"
+        notes.append(note)
     best = min(fit, key=lambda candidate: candidate.latency_ms["p50"] if candidate.latency_ms else 0.0)
     return best, f"{best.precision} is the fastest that agrees as asked ({'; '.join(notes)})"
 
@@ -249,18 +254,15 @@ def _with_report(content: bytes, chosen: Candidate) -> bytes:
     return data
 
 
-def _warnings(chosen: Candidate, graph: ir.Model, asked: str) -> list[str]:
+def _warnings(chosen: Candidate) -> list[str]:
     warnings = []
-    others = {name: count for name, count in chosen.convolutions.items() if name != chosen.precision}
-    if others:
-        total = sum(chosen.convolutions.values())
-        listed = ", ".join(f"{count} of {total} convolutions run in {name}" for name, count in others.items())
-        warnings.append(f"{listed} on this machine")
+    total = sum(chosen.convolutions.values())
+    for name, count in chosen.convolutions.items():
+        if name != chosen.precision:
+            warnings.append(f"{count} of {total} convolutions run in {name} on this machine")
     if chosen.precision != "fp32" and chosen.accuracy is None:
         remedy = "give frames with --data"
         if chosen.precision == "int8":
             remedy = f"calibrate again with this version, or {remedy}"
         warnings.append(f"the accuracy of this build was not measured: {remedy}")
-    if asked == "auto" and QUANTIZATION_KEY not in graph.metadata_props:
-        warnings.append("INT8 was not considered: the model is not calibrated")
     return warnings
