@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -70,10 +71,7 @@ def command(
             report["layers"] = [{"tensor": name, **entry.to_dict()} for name, entry in layer_rows]
     for path, reason in frames.skipped:
         say(f"skipped: {path}: {reason}")
-    rows = [
-        (name, _number(o["sqnr_db"], "{:.1f} dB"), _number(o["cosine"], "{:.5f}"))
-        for name, o in report["outputs"].items()
-    ]
+    rows = [(name, *_numbers(entry)) for name, entry in report["outputs"].items()]
     print_table(
         f"{model} against {reference} on {agreement.images} frames",
         rows,
@@ -83,13 +81,14 @@ def command(
     for metric, value in agreement.metrics.items():
         click.echo(f"{metric.replace('_', ' ')}: {value:.1%}", err=as_json)
     if layers:
-        rows = [
-            (o["tensor"], _number(o["sqnr_db"], "{:.1f} dB"), _number(o["cosine"], "{:.5f}"))
-            for o in report["layers"]
-        ]
+        rows = [(entry["tensor"], *_numbers(entry)) for entry in report["layers"]]
         print_table("Layer by layer, in order", rows, ("tensor", "SQNR", "cosine"), as_json=as_json)
     emit({"reference": str(reference), "model": str(model), **report}, as_json)
 
 
-def _number(value: float | None, pattern: str) -> str:
-    return "identical" if value is None else pattern.format(value)
+def _numbers(entry: Mapping[str, float | None]) -> tuple[str, str]:
+    sqnr_db, cosine = entry["sqnr_db"], entry["cosine"]
+    return (
+        "identical" if sqnr_db is None else f"{sqnr_db:.1f} dB",
+        "–" if cosine is None else f"{cosine:.5f}",  # one of the two is all zero
+    )
