@@ -124,7 +124,7 @@ def levels(spec: ImageSpec, tensor: NDArray[np.float32]) -> NDArray[np.float64]:
 # phase to 1/64 pixel of the input: an edge between 0 and 255 moves by 4 levels, `nearest` sometimes takes the
 # pixel beside, and at a factor of 17 without averaging, 1/64 is a quarter of a frame's pixel. `area` averages
 # with other weights than INTER_AREA. One pixel off, all of these are 6 to 40 on average.
-CLOSE = {"nearest": (0.5, 255.0), "linear": (0.6, 8.0), "cubic": (0.6, 8.0), "area": (3.5, 60.0)}
+CLOSE = {"nearest": (0.5, 255.0), "linear": (0.6, 16.0), "cubic": (0.6, 16.0), "area": (3.5, 60.0)}
 
 
 def is_exact(spec: ImageSpec, frame: Frame) -> bool:
@@ -335,7 +335,7 @@ def photos() -> dict[str, Frame]:
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
         return {}
-    names = ["astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png", "page.png"]
+    names = ["astronaut.png", "coffee.png", "coins.png", "rocket.jpg", "motorcycle_left.png", "page.png"]
     paths = [Path(package.origin).parent / "data" / name for name in names]
     return {path.name: np.asarray(cv2.imread(str(path)), np.uint8) for path in paths if path.exists()}
 
