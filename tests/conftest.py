@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 from pathlib import Path
 
 import pytest
@@ -36,11 +38,20 @@ def videos() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `edgecnn demo` writes, in a folder called demo-output: real models, frames and videos."""
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """`edgecnn demo --json`, once for all tests: the folder that it wrote, and what it printed on stdout."""
     pytest.importorskip("efficientnet_lite_pytorch", reason="pip install 'edgecnn[demo]'")
-    from edgecnn.demo import run_demo
+    from edgecnn.cli import main
 
     folder = tmp_path_factory.mktemp("demo") / "demo-output"
-    run_demo(folder)
-    return folder
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["demo", "--output", str(folder), "--json"])
+    assert code == 0, err.getvalue()
+    return folder, out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def demo_folder(demo_run: tuple[Path, str]) -> Path:
+    """What `edgecnn demo` writes, in a folder called demo-output: real models, frames and videos."""
+    return demo_run[0]
