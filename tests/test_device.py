@@ -81,6 +81,10 @@ def test_what_is_not_known_is_none(tmp_path: Path) -> None:
     assert read_state(tmp_path) == UNKNOWN
 
 
+def test_sensors_that_are_off(tmp_path: Path) -> None:
+    assert read_state(tree(tmp_path, {"sys/class/thermal/thermal_zone1/temp": "-256000\n"})) == UNKNOWN
+
+
 @pytest.mark.parametrize(
     ("before", "after", "throttled"),
     [

@@ -82,11 +82,14 @@ def command(
         finishing.callback(stop.finish)
         pipeline = opened.enter_context(Pipeline(camera, loaded, sinks=targets))
         show = _print_line(as_json) if not sinks else opened.enter_context(_counter(total))
-        done = 0
+        done, interrupted = 0, False
         for output in pipeline:
             show(output)
             done += 1
-            if stop.asked or done == frames:
+            if done == frames:
+                break
+            if stop.asked:
+                interrupted = True
                 break
     report = {
         "model": model,
@@ -98,7 +101,7 @@ def command(
     }
     say(_summary(pipeline.stats))
     emit(report, as_json)
-    if stop.asked and done != frames:
+    if interrupted:
         kept = ", ".join(target.name for target in targets if target.name != "-")
         raise EdgeCNNError(
             f"interrupted after {done} frames", remedy=f"Those are in {kept}" if kept and done else None

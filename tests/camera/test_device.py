@@ -59,7 +59,5 @@ def test_frames_of_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         frames = list(itertools.islice(source, 3))
         assert [colour_of(frame.image) for frame in frames] == ["red", "green", "blue"]
         assert before <= frames[0].captured_at <= frames[2].captured_at <= monotonic()
-        with pytest.raises(
-            SourceError, match="camera /dev/video3 gives no more frames"
-        ):
+        with pytest.raises(SourceError, match="camera /dev/video3 gives no more frames"):
             next(source)

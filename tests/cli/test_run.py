@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgecnn.camera import MemorySink
 from edgecnn.cli import main
 from tests.colours import colour_cycle, colour_of, decode_video, solid, write_colour_onnx, write_video
 
@@ -284,6 +285,26 @@ def test_what_can_be_refused_is_refused_before_the_model_is_loaded(
         == 1
     )
     assert "precious.mp4 exists" in capfd.readouterr().err
+
+
+def test_impatience_does_not_cost_a_file(
+    colour_onnx: Path, video: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(MemorySink):
+        finished = False
+
+        def _finish(self) -> None:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGINT)
+            self.finished = True
+
+    sink = Slow("slow")
+    monkeypatch.setattr("edgecnn.camera.open_sink", lambda uri, **options: sink)
+    # the source had ended when the first signal came, so nothing was interrupted
+    assert main(["run", str(colour_onnx), "--source", str(video), "--sink", "slow"]) == 0
+    assert sink.finished
+    assert len(sink.outputs) == 6
+    assert "interrupted" not in capfd.readouterr().err
 
 
 def test_signal_handlers_and_stderr_are_put_back(
