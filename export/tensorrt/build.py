@@ -1,0 +1,285 @@
+"""The flow of `edgecnn build` for TensorRT: load, lower, compile, read back, describe.
+
+    model.onnx ─ load_graph ─ lower_graph ─▶ bytes ─ compile_onnx ─▶ plan, report ─▶ sidecar
+
+The plan replaces an older one first and then the sidecar does. Whoever looks in between finds a plan whose
+hash is not the sidecar's, which the runtime refuses in words.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from platform import machine, system
+from typing import TYPE_CHECKING, Any, cast
+
+from edgecnn import __version__
+from edgecnn.engine import EngineInfo, sidecar_path, write_engine_info
+from edgecnn.errors import BuildError
+from edgecnn.export.tensorrt.compiler import CompileResult, compile_onnx
+from edgecnn.export.tensorrt.flavours import Flavour, require
+from edgecnn.export.tensorrt.options import CompileOptions
+from edgecnn.export.tensorrt.report import CompileReport
+from edgecnn.export.tensorrt.roofline import MODULES, estimate
+from edgecnn.files import check_output, sha256_file
+from edgecnn.metadata import BUILD_KEY, QUANTIZATION_KEY, read_json
+from edgecnn.progress import Progress, no_progress
+from edgecnn.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgecnn.dataset import FrameSet
+    from edgecnn.export.lowering import Precision, Target
+
+__all__ = ["EngineBuildResult", "Lowered", "build_engine", "estimates", "inspect_engine"]
+
+_PRECISIONS = ("fp32", "fp16", "int8")
+_DONE = 0.98
+"""Below this share of the convolutions' operations in the type that was asked for, a build warns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineBuildResult:
+    """What a build wrote.
+
+    Attributes:
+        path: the plan; sidecar: what describes it.
+        precision: what was asked for; the report says what was found.
+        info: the sidecar's content.
+        report: layer by layer, what was compiled.
+        warnings: what was asked for and not done, and what TensorRT warned of.
+    """
+
+    path: Path
+    sidecar: Path
+    precision: str
+    info: EngineInfo
+    report: CompileReport
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object, without the layers."""
+        return {
+            "path": str(self.path),
+            "sidecar": str(self.sidecar),
+            "precision": self.precision,
+            "flavour": self.info.flavour,
+            "library": self.info.library,
+            "gpu": self.info.gpu,
+            "compute_capabilities": list(self.info.compute_capabilities),
+            "plan_bytes": self.info.plan_bytes,
+            "build_s": self.info.build_s,
+            "accuracy": self.info.accuracy,
+            **self.report.totals(),
+            "estimates": estimates(self.report),
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """A graph that is ready for the compiler, and where it came from.
+
+    Attributes:
+        content: the bytes of its ONNX file; reference: those of the float32 graph, None where the model was
+            lowered before.
+        table_sha256: of the quantization table, if there was one.
+    """
+
+    content: bytes
+    reference: bytes | None
+    spec: ModelSpec | None
+    table_sha256: str | None
+
+
+def build_engine(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    precision: Precision,
+    flavour: Flavour = "tensorrt_rtx",
+    options: CompileOptions | None = None,
+    spec: ModelSpec | None = None,
+    data: FrameSet | None = None,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> EngineBuildResult:
+    """Build an exported or calibrated model into a plan with its sidecar.
+
+    A model that `edgecnn lower --target tensorrt` wrote is compiled as it is, if it has this precision.
+
+    Args:
+        model: an ONNX file.
+        output: where the plan is written; the sidecar goes beside it.
+        precision: `fp32`, `fp16` or `int8`.
+        spec: for a foreign file that has none.
+        data: frames to measure the accuracy of the lowered graph on, in ONNX Runtime.
+        force: overwrite `output` and its sidecar.
+
+    Raises:
+        BuildError: as `lower_graph` and `compile_onnx`.
+        BackendUnavailableError, DataError, ModelFormatError, ModelNotFoundError, SpecError, OutputError,
+        OutputExistsError.
+    """
+    options = options or CompileOptions()
+    _check_precision(precision)
+    require(flavour)
+    options.refuse_for(flavour)
+    check_output(output, force=force)
+    sidecar = check_output(sidecar_path(output), force=force)
+    lowered = _lower(model, precision, spec)
+    accuracy = _accuracy(lowered, data, progress)
+    result = compile_onnx(
+        lowered.content, output, options, progress, flavour=flavour, precision=precision, force=force
+    )
+    info = _describe(result, options, precision, lowered, accuracy, Path(model))
+    write_engine_info(info, output, force=force)
+    return EngineBuildResult(
+        path=result.path,
+        sidecar=sidecar,
+        precision=precision,
+        info=info,
+        report=result.report,
+        warnings=(*_shortfall(result.report, precision), *result.warnings),
+    )
+
+
+def inspect_engine(
+    model: str | os.PathLike[str],
+    *,
+    precision: Precision | None = None,
+    flavour: Flavour = "tensorrt_rtx",
+    options: CompileOptions | None = None,
+    spec: ModelSpec | None = None,
+    progress: Progress = no_progress,
+) -> CompileResult:
+    """Compile a model, read back what became of it, and keep no plan.
+
+    Args:
+        precision: to lower to; None for the graph as it is, which may come from any tool.
+
+    Raises:
+        As `build_engine`.
+    """
+    require(flavour)
+    if precision is None:
+        content: bytes | Path = Path(model)
+    else:
+        _check_precision(precision)
+        content = _lower(model, precision, spec).content
+    with tempfile.TemporaryDirectory(prefix="edgecnn-") as folder:
+        plan = Path(folder, "model.plan")
+        return compile_onnx(content, plan, options, progress, flavour=flavour, precision=precision)
+
+
+def estimates(report: CompileReport) -> dict[str, Any]:
+    """Module → its roofline as a JSON object; estimates, all of them."""
+    return {name: estimate(report, module).to_dict() for name, module in MODULES.items()}
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in _PRECISIONS:
+        raise BuildError("unknown precision", got=precision, expected="one of " + ", ".join(_PRECISIONS))
+
+
+def _lower(model: str | os.PathLike[str], precision: Precision, spec: ModelSpec | None) -> Lowered:
+    from edgecnn.export.graph import load_graph, to_bytes
+    from edgecnn.export.lowering import lower_graph
+    from edgecnn.export.measure import check_spec
+
+    graph = load_graph(model)
+    if _was_lowered(graph, precision):
+        own = ModelSpec.from_metadata(graph.metadata_props)
+        content = Path(model).read_bytes()  # these very bytes: they are what was measured
+        return Lowered(content=content, reference=None, spec=spec or own, table_sha256=None)
+    found = check_spec(graph, spec, name=str(model))
+    table = graph.metadata_props.get(QUANTIZATION_KEY)
+    return Lowered(
+        content=to_bytes(lower_graph(graph, precision, target=cast("Target", "tensorrt"))),
+        reference=to_bytes(graph),
+        spec=found,
+        table_sha256=None if table is None else sha256(table.encode()).hexdigest(),
+    )
+
+
+def _was_lowered(graph: ir.Model, precision: str) -> bool:
+    """Whether it is a graph for TensorRT already. Raises BuildError for one of another precision."""
+    built = read_json(graph.metadata_props, BUILD_KEY)
+    if built is None or built.get("target") != "tensorrt":
+        return False  # a graph for another target is refused by `lower_graph`, in its words
+    if built.get("precision") != precision:
+        raise BuildError(
+            "the model is lowered already",
+            got=str(built.get("precision")),
+            expected=precision,
+            remedy="Use the file that `edgecnn export` or `edgecnn calibrate` wrote",
+        )
+    return True
+
+
+def _accuracy(lowered: Lowered, data: FrameSet | None, progress: Progress) -> Mapping[str, Any] | None:
+    if data is None:
+        return None
+    if lowered.reference is None:
+        raise BuildError(
+            "the accuracy cannot be measured",
+            got="a model that is lowered already",
+            remedy="Give the file that `edgecnn export` or `edgecnn calibrate` wrote",
+        )
+    from edgecnn.export.measure import measure_accuracy
+
+    return measure_accuracy(lowered.reference, lowered.content, data, progress=progress).to_dict()
+
+
+def _describe(
+    result: CompileResult,
+    options: CompileOptions,
+    precision: str,
+    lowered: Lowered,
+    accuracy: Mapping[str, Any] | None,
+    source: Path,
+) -> EngineInfo:
+    return EngineInfo(
+        flavour=result.flavour,
+        library=result.library,
+        os=system(),
+        architecture=machine(),
+        plan_bytes=result.plan_bytes,
+        plan_sha256=result.plan_sha256,
+        graph_sha256=result.graph_sha256,
+        inputs=result.inputs,
+        outputs=result.outputs,
+        edgecnn=__version__,
+        cuda=result.cuda,
+        gpu=result.gpu,
+        compute_capabilities=result.compute_capabilities,
+        version_compatible=options.version_compatible,
+        hardware_compatibility=options.hardware_compatibility,
+        dla_core=options.dla_core,
+        profiles=tuple(
+            {name: (shapes.min, shapes.opt, shapes.max) for name, shapes in profile.items()}
+            for profile in result.profiles
+        ),
+        precision=precision,
+        convolutions=result.report.convolutions,
+        source=source.name,
+        source_sha256=sha256_file(source),
+        table_sha256=lowered.table_sha256,
+        build_s=round(result.build_s, 3),
+        accuracy=accuracy,
+        spec=lowered.spec,
+    )
+
+
+def _shortfall(report: CompileReport, precision: str) -> tuple[str, ...]:
+    """Precision asked against precision found, in one sentence where they differ."""
+    share = report.convolutions.get(precision, 0.0)
+    if not report.convolutions or share >= _DONE:
+        return ()
+    found = ", ".join(f"{part:.1%} in {name}" for name, part in report.convolutions.items())
+    return (f"{precision} was asked for; of the convolutions' operations the compiler does {found}",)
