@@ -63,7 +63,7 @@ class EngineInfo:
         gpu: the GPU's name; None where it was built without one.
         compute_capabilities: what it was built for; none for a plan of TensorRT for RTX that runs everywhere
             from 8.0 on.
-        os, architecture: of the machine that built it, such as `Linux` and `aarch64`.
+        system, architecture: of the machine that built it, such as `Linux` and `aarch64`.
         version_compatible, hardware_compatibility, dla_core: as asked; see the build's options.
         profiles: for each profile, input → its smallest, best and largest shape.
         precision: what was asked for: `fp32`, `fp16`, `int8`; None where nobody said.
@@ -79,7 +79,7 @@ class EngineInfo:
 
     flavour: Literal["tensorrt", "tensorrt_rtx"]
     library: str
-    os: str
+    system: str
     architecture: str
     plan_bytes: int
     plan_sha256: str
@@ -155,7 +155,7 @@ class Here:
 
     flavour: str
     library: str
-    os: str
+    system: str
     architecture: str
     compute_capability: str | None
     gpu: str | None
@@ -206,7 +206,7 @@ def describe_here(plan: str | os.PathLike[str], *, flavour: str, library: str) -
     return Here(
         flavour=flavour,
         library=library,
-        os=platform.system(),
+        system=platform.system(),
         architecture=platform.machine(),
         compute_capability=gpu.compute_capability if gpu else None,
         gpu=gpu.name if gpu else None,
@@ -266,12 +266,12 @@ def _other_library(info: EngineInfo, here: Here) -> _Mismatch | None:
 
 
 def _other_machine(info: EngineInfo, here: Here) -> _Mismatch | None:
-    portable_os = info.flavour == "tensorrt_rtx" and {info.os, here.os} <= {"Linux", "Windows"}
-    if info.architecture != here.architecture or (info.os != here.os and not portable_os):
+    portable = info.flavour == "tensorrt_rtx" and {info.system, here.system} <= {"Linux", "Windows"}
+    if info.architecture != here.architecture or (info.system != here.system and not portable):
         return (
             "was built on another kind of machine",
-            f"{here.os} on {here.architecture} here",
-            f"{info.os} on {info.architecture}",
+            f"{here.system} on {here.architecture} here",
+            f"{info.system} on {info.architecture}",
         )
     if here.compute_capability is None:
         return "needs an NVIDIA GPU", "none here, or no driver for it", _built_for(info)

@@ -247,7 +247,7 @@ def _describe(
     return EngineInfo(
         flavour=result.flavour,
         library=result.library,
-        os=system(),
+        system=system(),
         architecture=machine(),
         plan_bytes=result.plan_bytes,
         plan_sha256=result.plan_sha256,

@@ -236,9 +236,8 @@ def _refused(parser: Any) -> EdgeCNNError:
     text = f"{error.desc()} ({str(error.code()).rpartition('.')[2]})"
     if not where and "DESERIALIZE" in text:
         return ModelFormatError("TensorRT's parser cannot read the model", got=text)
-    return BuildError(
-        f"TensorRT's parser does not accept the model{f' at{where}' if where else ''}", got=text
-    )
+    at = f" at{where}" if where else ""
+    return BuildError(f"TensorRT's parser does not accept the model{at}", got=text)
 
 
 def _optional(error: Any, name: str) -> str:

@@ -157,7 +157,6 @@ def _read(model: bytes | str | os.PathLike[str]) -> tuple[onnx.ModelProto, str]:
     """The graph, for its shapes, and the SHA-256 of its bytes."""
     try:
         import onnx
-        from google.protobuf.message import DecodeError
     except ImportError as error:
         raise BackendUnavailableError(
             "this step needs the export packages", got=str(error), remedy="pip install 'edgecnn[export]'"
@@ -171,7 +170,7 @@ def _read(model: bytes | str | os.PathLike[str]) -> tuple[onnx.ModelProto, str]:
         content = path.read_bytes()
     try:
         return onnx.load_from_string(content), sha256(content).hexdigest()
-    except DecodeError as error:
+    except Exception as error:  # protobuf's DecodeError, whose module has no type stubs
         raise ModelFormatError(
             f"{name} is not a whole ONNX file",
             got=f"{len(content)} bytes that start with {content[:8]!r}",

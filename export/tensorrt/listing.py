@@ -52,7 +52,7 @@ class Tensor:
     dtype: str
     layout: str = ""
 
-    def bytes(self, batch: int = 1) -> int:
+    def size_bytes(self, batch: int = 1) -> int:
         """Size, without padding; `batch` in place of a free first side, and 1 for other free ones."""
         sides = [side if side >= 0 else batch if axis == 0 else 1 for axis, side in enumerate(self.dims)]
         return int(prod(sides) * BYTES.get(self.dtype, 0.0))
@@ -85,7 +85,7 @@ class Layer:
         A residual that is added in the same kernel comes in FP16 beside INT8 data, hence the narrowest.
         """
         types = {tensor.dtype for tensor in self.inputs}
-        weights = max(self.constants, key=Tensor.bytes, default=None)
+        weights = max(self.constants, key=Tensor.size_bytes, default=None)
         for dtype in ("int8", "fp8", "fp4", "fp16", "bf16", "fp32"):
             if dtype in types and (dtype != "int8" or weights is None or weights.dtype == "int8"):
                 return dtype

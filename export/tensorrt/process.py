@@ -5,7 +5,8 @@
     closing = stop                            └ stderr ─▶ a file without a name: the end of TensorRT's log
 
 The worker is in a session of its own, so Ctrl-C reaches this process alone, which then stops the worker:
-closing the pipe cancels through TensorRT's progress monitor; what does not end then is terminated, then killed.
+closing the pipe cancels through TensorRT's progress monitor; what does not end then is terminated, and then
+killed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
@@ -123,10 +124,9 @@ def _stop(process: subprocess.Popen[bytes]) -> int:
                 with contextlib.suppress(OSError):
                     pipe.close()
         for patience, end in ((_CANCEL_S, process.terminate), (_TERMINATE_S, process.kill)):
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(patience)
-            except subprocess.TimeoutExpired:
-                end()
+            end()
         return process.wait()
     finally:
         if process.poll() is None:  # a second Ctrl-C while waiting
@@ -154,9 +154,7 @@ def _crashed(flavour: str, code: int, messages: Sequence[Logged], log: IO[bytes]
 def _failure(failed: Failed, flavour: str, messages: Sequence[Logged]) -> Exception:
     if failed.number is not None:
         return OSError(failed.number, os.strerror(failed.number))
-    kind: Any = getattr(edgecnn.errors, failed.error, BuildError)
-    if not (isinstance(kind, type) and issubclass(kind, EdgeCNNError)):
-        kind = BuildError
+    kind: type[EdgeCNNError] = getattr(edgecnn.errors, failed.error)  # the worker's errors are of our tree
     if failed.what:
         return kind(failed.what, got=failed.got, expected=failed.expected, remedy=failed.remedy)
     said = _relevant(messages, ("ERROR", "INTERNAL_ERROR"))
@@ -165,7 +163,7 @@ def _failure(failed: Failed, flavour: str, messages: Sequence[Logged]) -> Except
 
 
 def _relevant(messages: Sequence[Logged], severities: Sequence[str]) -> tuple[str, ...]:
-    """What TensorRT said that a reader can act on: each once, on one line, without its source's line numbers."""
+    """What TensorRT said that a reader can act on: each once, on one line, without where in its source."""
     texts = (
         _readable(item.text)
         for item in messages

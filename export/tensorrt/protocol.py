@@ -2,7 +2,7 @@
 
 To the worker goes one `Request` line and then, where the model is not a file, its bytes. The pipe stays open
 while it works: that it closes means *stop*, whether the parent closed it or died. From the worker come
-`Progressed` and `Logged` while it works and at the end one `Finished` or `Failed`; without either, it crashed.
+`Progressed` and `Logged` while it works and at the end one `Finished` or `Failed`; without these it crashed.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class CompileReport:
     def constant_bytes(self) -> int:
         """Weights and other constants, each once, however many layers read it."""
         tensors = {tensor.name: tensor for item in self.layers for tensor in item.layer.constants}
-        return sum(tensor.bytes() for tensor in tensors.values())
+        return sum(tensor.size_bytes() for tensor in tensors.values())
 
     @property
     def casts(self) -> int:
@@ -199,7 +199,7 @@ def _home(operation: Operation, layers: Sequence[Layer]) -> int | None:
 
 def _bytes(tensors: Iterable[Tensor], batch: int) -> int:
     """Each tensor once: a fused kernel lists one that it reads twice two times."""
-    return sum({tensor.name: tensor.bytes(batch) for tensor in tensors}.values())
+    return sum({tensor.name: tensor.size_bytes(batch) for tensor in tensors}.values())
 
 
 def _warnings(

@@ -1,4 +1,4 @@
-"""The kernels that TensorRT measured in earlier builds, kept on disk: a second build takes a fraction as long.
+"""What TensorRT measured of its kernels in earlier builds, on disk: the next build takes less time.
 
 The file is keyed by what the measurements depend on, the library's version and the GPU. Its content is
 TensorRT's own, which refuses what does not belong to it; then a new one is begun.

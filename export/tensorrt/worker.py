@@ -1,6 +1,6 @@
 """The child process that runs TensorRT's compiler: `python -m edgecnn.export.tensorrt.worker`.
 
-It reads a `protocol.Request` on stdin and answers with events on stdout. Everything that TensorRT says goes to
+It reads a `protocol.Request` on stdin and answers with events on stdout. All that TensorRT says goes to
 stderr, which the parent keeps in a file without a name: after a crash its end says where it happened.
 """
 
