@@ -113,7 +113,7 @@ def fixed_batch(model: ir.Model) -> int:
     """The batch that the model's input prescribes; 1 where it is free."""
     shape = model.graph.inputs[0].shape
     side: Any = shape[0] if shape is not None and len(shape) else 1
-    return side if isinstance(side, int) else 1
+    return side if isinstance(side, int) and side > 0 else 1  # some exporters write -1 for a free one
 
 
 def insert_after_producer(graph: ir.Graph, value: ir.Value, *nodes: ir.Node) -> None:

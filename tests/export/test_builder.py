@@ -187,7 +187,7 @@ def test_output_and_model_are_checked(model: Path, tmp_path: Path) -> None:
 def test_twice_gives_the_same_bytes(calibrated: Path, tmp_path: Path) -> None:
     for precision in ("fp32", "fp16", "int8"):
         first, second = (
-            build(calibrated, tmp_path / name, precision=precision, force=True).path.read_bytes()  # type: ignore[arg-type]
+            build(calibrated, tmp_path / name, precision=precision, force=True).path.read_bytes()
             for name in ("a.onnx", "b.onnx")
         )
         assert first == second
