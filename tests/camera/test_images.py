@@ -199,9 +199,8 @@ def test_one_image_that_cannot_be_read(tmp_path: Path, name: str) -> None:
 def test_an_image_without_an_images_name(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "download").write_bytes(photo_jpeg(photos))
     with open_camera(tmp_path / "download") as source:
-        assert [(frame.image.shape, frame.path) for frame in source] == [
-            ((427, 640, 3), tmp_path / "download")
-        ]
+        (frame,) = source
+    assert (frame.image.shape, frame.path) == ((427, 640, 3), tmp_path / "download")
 
 
 def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
