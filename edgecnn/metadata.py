@@ -11,13 +11,22 @@ from typing import Any
 
 from edgecnn.errors import ModelFormatError
 
-__all__ = ["ACCURACY_KEY", "BUILD_KEY", "EXPORT_KEY", "QUANTIZATION_KEY", "SPEC_KEY", "read_json"]
+__all__ = [
+    "ACCURACY_KEY",
+    "BUILD_KEY",
+    "CAMERA_KEY",
+    "EXPORT_KEY",
+    "QUANTIZATION_KEY",
+    "SPEC_KEY",
+    "read_json",
+]
 
 SPEC_KEY = "edgecnn.spec"
 EXPORT_KEY = "edgecnn.export"  # source, versions, parity with PyTorch
 QUANTIZATION_KEY = "edgecnn.quantization"  # the quantization table
 ACCURACY_KEY = "edgecnn.accuracy"  # measured against FP32 on held-out frames
 BUILD_KEY = "edgecnn.build"  # precision, target, source hash
+CAMERA_KEY = "edgecnn.camera"  # the camera's own bytes that the graph takes instead of a prepared tensor
 
 
 def read_json(metadata: Mapping[str, str], key: str) -> dict[str, Any] | None:

@@ -45,7 +45,7 @@ from edgecnn.errors import BackendUnavailableError, InputError
 from edgecnn.geometry import Geometry
 from edgecnn.spec import ImageSpec
 
-__all__ = ["Preprocessor", "check_frame"]
+__all__ = ["Preprocessor", "ResizePlan", "check_frame", "plan_resize"]
 
 CACHED_PLANS = 8  # frame shapes remembered with their buffers; a stream of ever new sizes does not grow
 TOLERANCE_PX = 1 / 64  # how far a crop may be out of phase, in input pixels
@@ -157,28 +157,61 @@ def _compile(spec: ImageSpec, frame_shape: tuple[int, ...]) -> _Plan:
     import cv2
 
     height, width, *channels = frame_shape
+    plan = plan_resize(spec, (height, width))
+    live_h, live_w = (_length(part) for part in plan.live)
+    color = ("BGR", "BGRA")[channels[0] - 3] if channels else "GRAY"
+    convert = color != spec.color and (spec.layout == "NHWC" or spec.color == "GRAY")
+    return _Plan(
+        geometry=plan.geometry,
+        source=plan.source,
+        cut=plan.cut,
+        live=plan.live,
+        resizes=[
+            (np.empty((*hw, *channels), np.uint8), int(getattr(cv2, f"INTER_{interpolation}")))
+            for hw, interpolation in plan.steps
+        ],
+        color_code=int(getattr(cv2, f"COLOR_{color}2{spec.color}")) if convert else None,
+        converted=np.empty((live_h, live_w, spec.channels)[: 3 if spec.channels > 1 else 2], np.uint8),
+        planes=[np.empty((live_h, live_w), np.uint8) for _ in range(sum(channels))],
+    )
+
+
+@dataclass(frozen=True)
+class ResizePlan:
+    """Which pixels of a frame become which of the input, without colours; needs no OpenCV.
+
+    Attributes:
+        geometry: where the frame lies in the input.
+        source: rows and columns of the frame that are read.
+        steps: for each resize the size that it leads to, and OpenCV's name of its interpolation: `NEAREST`,
+            `NEAREST_EXACT`, `LINEAR`, `CUBIC` or `AREA`. None where the size fits already.
+        cut: rows and columns of the last of these sizes that go into the input.
+        live: rows and columns of the input that they fill.
+    """
+
+    geometry: Geometry
+    source: tuple[slice, slice]
+    steps: tuple[tuple[tuple[int, int], str], ...]
+    cut: tuple[slice, slice]
+    live: tuple[slice, slice]
+
+
+def plan_resize(spec: ImageSpec, frame_hw: tuple[int, int]) -> ResizePlan:
+    """What the resize policy and the interpolation mean for frames of one size, in pixels."""
+    height, width = frame_hw
     scaled_h, scaled_w = _scaled_hw(spec, height, width)
     step = 1  # a crop's region that starts and ends on multiples of this stays even while it is halved
     while spec.interpolation == "area" and min(height / scaled_h, width / scaled_w) >= HALVE_FROM * step:
         step *= 2
     y = _axis(height, scaled_h, spec.size_hw[0], step)
     x = _axis(width, scaled_w, spec.size_hw[1], step)
-    resizes = _resizes((_length(y.source), _length(x.source)), (y.resized, x.resized), spec.interpolation)
-    live_hw = (_length(y.live), _length(x.live))
-    color = ("BGR", "BGRA")[channels[0] - 3] if channels else "GRAY"
-    convert = color != spec.color and (spec.layout == "NHWC" or spec.color == "GRAY")
-    return _Plan(
+    steps = _resizes((_length(y.source), _length(x.source)), (y.resized, x.resized), spec.interpolation)
+    return ResizePlan(
         geometry=Geometry((height, width), (x.scale, y.scale), (x.offset, y.offset)),
         source=(y.source, x.source),
+        steps=tuple(steps),
         cut=(y.cut, x.cut),
         live=(y.live, x.live),
-        resizes=[
-            (np.empty((*hw, *channels), np.uint8), int(getattr(cv2, f"INTER_{interpolation}")))
-            for hw, interpolation in resizes
-        ],
-        color_code=int(getattr(cv2, f"COLOR_{color}2{spec.color}")) if convert else None,
-        converted=np.empty((*live_hw, spec.channels) if spec.channels > 1 else live_hw, np.uint8),
-        planes=[np.empty(live_hw, np.uint8) for _ in range(sum(channels))],
     )
 
 
