@@ -105,8 +105,8 @@ def _run(arguments: list[str], *, as_json: bool) -> int:
     except BrokenPipeError:
         raise
     except (KeyboardInterrupt, click.Abort) as error:
-        if isinstance(error.__cause__, EOFError):  # click takes any for Ctrl-D at a prompt; we never prompt
-            return _report_bug(error.__cause__, as_json)
+        if isinstance(error.__context__, EOFError):  # click takes it for Ctrl-D at a prompt; we never prompt
+            return _report_bug(error.__context__, as_json)
         remedy = "Files are whole or not there"
         return _report(EdgeCNNError("interrupted", remedy=remedy), as_json)
     except MemoryError:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -109,6 +110,8 @@ def test_without_arguments_there_is_help(capsys: Captured) -> None:
 def test_the_version(capsys: Captured) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr() == (f"edgecnn, version {edgecnn.__version__}\n", "")
+    project = Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8")
+    assert re.findall(r'^version = "(.*)"$', project, re.MULTILINE) == [edgecnn.__version__]
 
 
 # --- wrong usage
@@ -118,7 +121,7 @@ def test_the_version(capsys: Captured) -> None:
     ("arguments", "message"),
     [
         (["nope"], "No such command 'nope'"),
-        (["_private"], "No such command '_private'"),
+        (["Doctor"], "No such command 'Doctor'"),
         (["terminal"], "No such command 'terminal'"),  # a module there, and no command
         (["doctor", "--nope"], "--nope"),
         (["doctor", "more"], "more"),
@@ -136,7 +139,7 @@ def test_wrong_usage_exits_2_and_says_how_to_get_help(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("Usage: edgecnn ")
-    assert "--help' for help." in err
+    assert re.search(r"^Try 'edgecnn.* (--help|-h)' for help\.$", err, re.MULTILINE)
     assert message in err.splitlines()[-1]
     assert main([*arguments, "--json"]) == 2
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
