@@ -1,6 +1,6 @@
 """INT8 against FP32 in ONNX Runtime on this CPU: latency of one inference, and what INT8 costs in accuracy.
 
-    python benchmarks/int8_speed.py [--threads N] [--photos FOLDER]
+    python -m benchmarks.int8_speed [--threads N] [--photos FOLDER]
 
 ResNet-18 (random weights: its time counts, its accuracy says little) and, where its package is installed,
 EfficientNet-Lite0 with its ImageNet weights. The precisions take turns in one run. Last line: JSON.
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from networks import resnet18
+from benchmarks.networks import resnet18
 
 from edgecnn.calibration import calibrate
 from edgecnn.demo import export_efficientnet, packaged
