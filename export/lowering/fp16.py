@@ -7,7 +7,7 @@ inputs and outputs may be FP16 at all. Everything is written into the graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from onnx.defs import OpSchema
 
-__all__ = ["LARGEST_FP16", "lower_fp16"]
+__all__ = ["LARGEST_FP16", "lower_fp16", "stays_in_fp32"]
 
 LARGEST_FP16 = 65504.0
 
@@ -33,8 +33,12 @@ _KEPT_IN_FP32 = frozenset(
 )  # fmt: skip
 
 
-def lower_fp16(model: ir.Model) -> None:
+def lower_fp16(model: ir.Model, *, keep: Collection[ir.Node] = ()) -> None:
     """Rewrite a float32 model in place.
+
+    Args:
+        model: what is not float32 in it stays as it is.
+        keep: nodes that stay in FP32, besides those that always do.
 
     Raises:
         BuildError: the graph has branches or loops, whose bodies are not rewritten here.
@@ -72,7 +76,7 @@ def lower_fp16(model: ir.Model) -> None:
                 "FP16 is not possible for this model", got=f"{node.op_type} with a graph inside",
                 remedy="Export it without branches and loops",
             )  # fmt: skip
-        schema = None if _stays_in_fp32(node) else _schema(node, opset)
+        schema = None if node in keep or stays_in_fp32(node) else _schema(node, opset)
         halved: set[str] = set()  # the schema's type variables that are FP16 here
         for index, value in enumerate(node.inputs):
             if value is None or value.dtype not in (half, single):
@@ -114,7 +118,8 @@ def _fp16_variable(parameters: Sequence[OpSchema.FormalParameter], index: int) -
     return parameter.type_str if "tensor(float16)" in parameter.types else None
 
 
-def _stays_in_fp32(node: ir.Node) -> bool:
+def stays_in_fp32(node: ir.Node) -> bool:
+    """Whether FP16 would ruin what this node computes, or its constants do not fit."""
     if node.op_type in _KEPT_IN_FP32:
         return True
     if node.op_type == "Clip":  # a bound that is too large for FP16 becomes infinite, which bounds as little

@@ -43,7 +43,7 @@ from edgecnn.quantization import LEVELS, QuantizationTable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["lower_int8"]
+__all__ = ["check_table", "lower_int8"]
 
 # Operators besides the anchors and movers that ONNX Runtime's CPU provider computes on 8-bit data.
 _INTEGER_KERNELS = frozenset(
@@ -88,7 +88,7 @@ def lower_int8(model: ir.Model, table: QuantizationTable) -> None:
         ModelFormatError: the table belongs to another model.
     """
     graph = model.graph
-    _check_table(graph, table)
+    check_table(graph, table)
     plan = _plan(graph, table)
     for node in list(graph):
         source = node.inputs[0] if node.inputs else None
@@ -105,8 +105,12 @@ def lower_int8(model: ir.Model, table: QuantizationTable) -> None:
     RemoveUnusedNodesPass()(model)
 
 
-def _check_table(graph: ir.Graph, table: QuantizationTable) -> None:
-    """Every tensor of the table must be in the graph: otherwise layers would silently stay in float."""
+def check_table(graph: ir.Graph, table: QuantizationTable) -> None:
+    """Every tensor of the table must be in the graph: otherwise layers would silently stay in float.
+
+    Raises:
+        ModelFormatError: one is missing, or has other sides.
+    """
     names = {str(value.name) for value in activations(graph)}
     missing = sorted(table.activations.keys() - names)
     for name, entry in table.weights.items():
