@@ -228,6 +228,19 @@ def test_batch_norm_behind_another_concat_stays() -> None:
     assert not SplitBatchNorms()(model).modified
 
 
+def test_batch_norm_behind_a_convolution_with_another_reader_stays() -> None:
+    """The other one wants the numbers before the batch norm, so the convolution could not take it."""
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["a"]),
+        helper.make_node("Conv", ["x", "v"], ["b"]),
+        helper.make_node("Concat", ["a", "b"], ["c"], axis=1),
+        norm("c", "n"),
+        helper.make_node("Add", ["n", "a"], ["y"]),
+    ]
+    model = graph(nodes, {"v": weights(1, 4, 1, 1), **statistics(2)}, [1, 4, 6, 6])
+    assert not SplitBatchNorms()(model).modified
+
+
 def test_names_without_any_metadata() -> None:
     nodes = [
         helper.make_node("Conv", ["x", "stem.weight"], ["17"]),
@@ -247,6 +260,21 @@ def test_names_without_any_metadata() -> None:
         "stem.weight", "constant_0", "Clip.max", "Clip_1.max", "Conv.weight", "Conv.bias",
     }  # fmt: skip
     onnx.checker.check_model(ir.serde.serialize_model(model), full_check=True)
+
+
+def test_weights_that_change_names() -> None:
+    """The new name of one is the old name of another."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Conv", ["a", "Conv.weight"], ["y"]),
+    ]
+    first, second = weights(4, 3, 1, 1), weights(5, 4, 1, 1)
+    model = graph(nodes, {"w": first, "Conv.weight": second}, [1, 3, 2, 2])
+    ReadableNames("image", ["y"], frozenset())(model)
+    found = {name: value.const_value for name, value in model.graph.initializers.items()}
+    assert set(found) == {"Conv.weight", "Conv_1.weight"}
+    np.testing.assert_array_equal(found["Conv.weight"], first)
+    np.testing.assert_array_equal(found["Conv_1.weight"], second)
 
 
 def test_names_that_change_places() -> None:

@@ -231,6 +231,12 @@ def test_what_does_not_fit_is_counted_and_named() -> None:
     assert "num_classes" in str(caught.value)
 
 
+@pytest.mark.parametrize("change", [{"c": torch.zeros(1)}, {"a.bias": torch.zeros(7)}])
+def test_each_misfit_alone_is_refused(change: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(ModelFormatError, match=r"do not fit the module"):
+        apply_weights(Net(), {**TENSORS, **change}, Path("w.pth"))
+
+
 def test_counters_of_batch_norms_may_be_missing() -> None:
     module = nn.BatchNorm2d(4)
     state = {
