@@ -47,7 +47,10 @@ def count_operations(model: onnx.ModelProto, *, batch: int = 1) -> tuple[Operati
     """
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except onnx.shape_inference.InferenceError:  # an operator of TensorRT's plugins; its neighbours count 0
+        graph = model.graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):

@@ -109,8 +109,8 @@ class CompileOptions:
         """Raise BuildError for an option that this flavour cannot honour."""
         for name, reason in facts_of(flavour).refused.items():
             value = getattr(self, name)
-            # False for the timing cache asks for nothing, and every flavour can give that
-            if value not in (None, (), False, "none"):
+            # False for the timing cache asks for nothing; 0 is a DLA
+            if not (value is None or value is False or value in ((), "none")):
                 raise BuildError(f"{name} cannot be honoured", got=str(value), remedy=reason)
 
     def to_json(self) -> dict[str, Any]:

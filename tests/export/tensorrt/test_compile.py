@@ -168,7 +168,7 @@ def test_what_rtx_has_no_use_for_is_refused(tmp_path: Path, options: dict[str, A
 
 def test_a_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(BackendUnavailableError, match="TensorRT is not installed.*--system-site-packages"):
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT is not installed.*--system-site-packages"):
         compile_onnx(two_convolutions(), tmp_path / "p", flavour="tensorrt")
 
 
@@ -178,7 +178,7 @@ def test_a_library_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.M
     (broken / "tensorrt" / "__init__.py").write_text("raise ImportError('libnvinfer.so.10: not found')\n")
     monkeypatch.syspath_prepend(broken)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    with pytest.raises(BackendUnavailableError, match="cannot be used: got libnvinfer.so.10: not found"):
+    with pytest.raises(BackendUnavailableError, match=r"cannot be used: got libnvinfer\.so\.10: not found"):
         compile_onnx(two_convolutions(), tmp_path / "p", flavour="tensorrt")
 
 
