@@ -118,7 +118,7 @@ def clamp_after(value: ir.Value) -> ir.Node | None:
     if len(uses) != 1:
         return None
     bounds = clip_bounds(uses[0].node)
-    return uses[0].node if bounds is not None and bounds[0] == 0 and uses[0].idx == 0 else None
+    return uses[0].node if bounds is not None and bounds[0] == 0 else None
 
 
 def clip_bounds(node: ir.Node) -> tuple[float, float] | None:

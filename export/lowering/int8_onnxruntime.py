@@ -96,7 +96,7 @@ def lower_int8(model: ir.Model, table: QuantizationTable) -> None:
             continue
         if node in plan.integer_nodes and is_anchor(node):
             _quantize_weights(graph, node, plan.grids[source], table)
-        elif node.op_type == "ConvTranspose" and result_of(node) in plan.grids and _covered(node, table):
+        elif node.op_type == "ConvTranspose" and _covered(node, table) and _is_rounded(node.outputs[0], plan):
             _quantize_weights(graph, node, None, table)
     for value in plan.grids:
         _quantize_activation(graph, value, plan)
@@ -171,6 +171,16 @@ def _covered(node: ir.Node, table: QuantizationTable) -> bool:
     return entry is not None and entry.axis == weight_axis(node)
 
 
+def _is_rounded(value: ir.Value, plan: _Plan) -> bool:
+    """Whether a tensor, or what clamps make of it, is quantized, and read by nothing else on the way there."""
+    while value not in plan.grids:
+        readers = [use.node for use in value.uses()]
+        if len(readers) != 1 or clip_bounds(readers[0]) is None:
+            return False
+        value = readers[0].outputs[0]
+    return True
+
+
 def _operator(value: ir.Value) -> ir.Node | None:
     """The node that makes a tensor; where that is a clamp, the node that the clamp is part of."""
     node = value.producer()
@@ -205,16 +215,14 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, plan: _Plan) -> None:
 
 
 def _before_clamp(value: ir.Value, grid: _Grid) -> ir.Value:
-    """The tensor to quantize: in front of the clamp where the grid ends exactly where the clamp does."""
+    """The tensor to quantize: in front of the clamp where the grid saturates exactly where the clamp would."""
     clamp = value.producer()
-    if clamp is None or value.is_graph_output():
-        return value
-    bounds, inner = clip_bounds(clamp), clamp.inputs[0]
-    if bounds is None or inner is None or len(inner.uses()) != 1:
+    bounds = None if clamp is None else clip_bounds(clamp)
+    if clamp is None or clamp.inputs[0] is None or bounds is None:
         return value
     # the relative margin is float32's: amax and the bound come by different routes
     same = bounds[0] == 0 and grid.zero_point == 0 and grid.largest <= bounds[1] * (1 + 1e-6)
-    return inner if same else value
+    return clamp.inputs[0] if same else value
 
 
 def _quantize_weights(graph: ir.Graph, node: ir.Node, grid: _Grid | None, table: QuantizationTable) -> None:

@@ -143,6 +143,14 @@ def test_a_fixed_batch_sees_the_same(batch: int, tmp_path: Path) -> None:
         assert (stats[name].low, stats[name].high) == pytest.approx((entry.low, entry.high), rel=1e-6)
 
 
+def test_no_row_of_a_fixed_batch_is_left_empty(tmp_path: Path) -> None:
+    net = Net((4, 3, SIDE, SIDE))
+    net.add("Flatten", net.conv("image", 3, 8), name="y")
+    white = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    stats, *_ = observe_activations(graph_of(net.model("y"), tmp_path), spec().image, [white])
+    assert (stats["image"].low, stats["image"].high) == (2.0, 2.0)
+
+
 def test_weights_get_a_scale_a_channel(tmp_path: Path) -> None:
     net = Net()
     weights = np.zeros((4, 3, 1, 1), np.float32)

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgecnn.backends.onnxruntime import create_session
 from edgecnn.export.measure import compiled
 from edgecnn.export.placement import weight_axis, weight_of
 from edgecnn.quantization import ActivationRange, WeightScales
@@ -226,3 +227,61 @@ def test_the_float_output_of_a_quantized_tensor_is_not_rounded(tmp_path: Path) -
     values = inputs()
     expected = values * np.clip(values / 6 + 0.5, 0, 1)
     np.testing.assert_allclose(run(content, values)[1], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_clip_within_the_grid_stays(tmp_path: Path) -> None:
+    # the table says 4, the clip 1: a wider range than was seen must not undo the clip
+    net = Net(("N", 4, SIDE, SIDE))
+    net.add("Conv", "image", net.constant(np.eye(4)[:, :, None, None]), name="c")
+    net.add("Clip", "c", net.constant(0.0), net.constant(1.0), name="relu")
+    net.add("Flatten", "relu", name="y")
+    content = plant(graph_of(net.model("y"), tmp_path), {"image": 2.0**-5, "relu": 2.0**-6})
+    values = inputs((1, 4, SIDE, SIDE))
+    expected = np.clip(np.rint(values.astype(np.float64) * 32) / 32, 0, 1)
+    check(content, values, expected.reshape(1, -1))
+
+
+def test_a_layer_that_runs_in_float_keeps_its_weights(tmp_path: Path) -> None:
+    # The network's output may not be rounded, so its last convolution cannot be an integer kernel.
+    net = Net()
+    net.add("Conv", "image", net.weights(4, 3, 1, 1, name="inner"), name="c")
+    net.add("Conv", "c", net.weights(4, 4, 1, 1, name="last"), name="y")
+    content = plant(graph_of(net.model("y"), tmp_path), {"image": 2.0**-5, "c": 2.0**-3, "y": 2.0**-3})
+    assert constants(content)["last"].dtype == np.float32
+    assert "inner" not in constants(content)
+    assert constants(content)["inner.q"].dtype == np.int8
+
+
+@pytest.mark.parametrize("clamped", [False, True])
+def test_onnx_runtime_does_not_round_a_transposed_convolution_its_own_way(
+    clamped: bool, tmp_path: Path
+) -> None:
+    # Left in float between quantized tensors, its weights would get one scale for all channels.
+    net = Net(("N", 4, SIDE, SIDE))
+    net.add("Conv", "image", net.constant(np.eye(4)[:, :, None, None]), name="c")
+    weight = net.random.uniform(-1, 1, (4, 3, 2, 2)) * np.array([1, 0.1, 0.01])[:, None, None]
+    net.add(
+        "ConvTranspose", "c", net.constant(weight, "wide"), net.constant([0.5] * 3), name="t", strides=[2, 2]
+    )
+    last = "t"
+    if clamped:
+        last = net.add("Relu", "t", name="relu")
+    net.add("Conv", last, net.constant(np.eye(3)[:, :, None, None]), name="d")
+    net.add("Flatten", "d", name="y")
+    scales = {
+        "image": 2.0**-5,
+        "c": 2.0**-5,
+        last: 2.0**-6,
+        "d": 2.0**-6,
+        **({"t": 2.0**-6} if clamped else {}),
+    }
+    content = plant(graph_of(net.model("y"), tmp_path), scales)
+    assert constants(content)["wide.scale"].shape == (3,)
+
+    path = tmp_path / "optimized.onnx"
+    create_session(content, optimized_path=path)
+    graph = onnx.load(path).graph
+    (node,) = [node for node in graph.node if node.op_type == "ConvTranspose"]
+    (source,) = [other for other in graph.node if node.input[1] in other.output]
+    assert source.op_type == "DequantizeLinear"
+    assert list(source.input)[1] == "wide.scale"

@@ -103,15 +103,6 @@ def test_computed_bounds_are_not_known(tmp_path: Path) -> None:
     assert clamp_after(values(graph)["c"]) is None
 
 
-def test_a_tensor_that_is_a_clips_bound_is_not_clamped_by_it(tmp_path: Path) -> None:
-    net = Net(("N", 4))
-    net.add("Gemm", "image", net.weights(4, 1), name="bound")
-    scalar = net.add("ReduceMax", "bound", keepdims=0, name="m")
-    net.add("Clip", "image", "", scalar, name="y")
-    graph = graph_of(net.model("y"), tmp_path)
-    assert clamp_after(values(graph)["bound"]) is None
-
-
 def test_what_cannot_be_negative(tmp_path: Path) -> None:
     net = Net(("N", 4, 4, 4))
     relu = net.relu("image")
