@@ -3,8 +3,8 @@
 In front of a float32 model is put what `edgecnn.preprocess` does on the CPU, in the same order and with the
 same roundings, so that the graph sees the same levels:
 
-    bytes ─▶ Cast ─▶ [YUV → BGR] ─▶ rows, columns ─▶ round ─▶ [channels, grey] ─▶ [Transpose] ─▶ [Pad]
-          ─▶ · scale / std − mean / std ─▶ model
+    bytes ─▶ Cast ─▶ [YUV → BGR] ─▶ rows, columns ─▶ round ─▶ [channels, grey] ─▶ [border]
+          ─▶ [Transpose] ─▶ · scale / std − mean / std ─▶ model
 
 - Rows and columns are resized by a few Gathers, one a tap (`edgecnn.export.resampling`), on (N, H, W, C).
   ONNX's Resize is not used: its cubic exists for ONNX Runtime only in NCHW, its antialiasing not at all for
@@ -147,7 +147,7 @@ def _prepare(front: _Front, frames: ir.Value, image: ImageSpec, camera: CameraIn
     import onnx_ir as ir
 
     plan = plan_resize(image, camera.frame_hw)
-    rows, columns = (resize_taps(plan, axis) for axis in (0, 1))
+    rows, columns = (resize_taps(plan, axis, image.size_hw[axis]) for axis in (0, 1))
     value = front.node("float", "Cast", frames, to=ir.DataType.FLOAT)
     if camera.pixel_format in ("nv12", "yuyv"):  # only the pixels that are needed become BGR
         rows, needed_rows = rows.compact()
@@ -161,12 +161,9 @@ def _prepare(front: _Front, frames: ir.Value, image: ImageSpec, camera: CameraIn
     if plan.steps:
         value = front.level("resized", value)
     value = _to_color(front, value, _ORDERS[camera.pixel_format], camera.shape[2], image.color)
+    value = _border(front, value, plan.live, image)
     if image.layout == "NCHW":
         value = front.node("planes", "Transpose", value, perm=[0, 3, 1, 2])
-    borders = _borders(plan.live, image)
-    if any(borders):
-        level = front.constant("border.level", np.float32(image.pad_value))
-        value = front.node("border", "Pad", value, front.constant("border.pads", np.array(borders)), level)
     std = np.asarray(image.std)
     per_channel = (-1, 1, 1) if image.layout == "NCHW" else (-1,)
     factors = (image.scale / std).astype(np.float32).reshape(per_channel)
@@ -250,10 +247,15 @@ def _to_color(front: _Front, value: ir.Value, order: str, channels: int, wanted:
     return front.pick("channels", value, places, 3)
 
 
-def _borders(live: tuple[slice, slice], image: ImageSpec) -> list[int]:
-    """ONNX's pads for the tensor in its layout: the starts of its axes, then their ends."""
-    starts = [part.start for part in live]
-    ends = [side - part.stop for part, side in zip(live, image.size_hw, strict=True)]
-    if image.layout == "NCHW":
-        return [0, 0, *starts, 0, 0, *ends]
-    return [0, *starts, 0, 0, *ends, 0]
+def _border(front: _Front, value: ir.Value, live: tuple[slice, slice], image: ImageSpec) -> ir.Value:
+    """Grey levels (N, h, w, C) outside the live rows and columns. A Pad there would end a kernel."""
+    inside = np.ones((1, 1, 1, 1), bool)
+    for axis, (part, side) in enumerate(zip(live, image.size_hw, strict=True)):
+        if part != slice(0, side):
+            pixels = np.arange(side)
+            line = (part.start <= pixels) & (pixels < part.stop)
+            inside = inside & np.expand_dims(line, tuple({0, 1, 2, 3} - {1 + axis}))
+    if inside.all():
+        return value
+    level = front.constant("border.level", np.float32(image.pad_value))
+    return front.node("border", "Where", front.constant("border.inside", inside), value, level)

@@ -68,15 +68,22 @@ class Taps:
         return _merged(indices, weights)
 
 
-def resize_taps(plan: ResizePlan, axis: int) -> Taps:
-    """From the whole side of a frame to the live part of the input's side; axis 0 is rows, 1 is columns."""
+def resize_taps(plan: ResizePlan, axis: int, size: int) -> Taps:
+    """From the whole side of a frame to a side of the input; axis 0 is rows, 1 is columns.
+
+    Args:
+        size: of the input along this axis. A border beside the live part repeats what is next to it, to be
+            overwritten.
+    """
     region, cut = plan.source[axis], plan.cut[axis]
     read = np.arange(region.start, region.stop)[:, None]
     taps = Taps(read, np.ones(read.shape))
     for size_hw, interpolation in plan.steps:
         if size_hw[axis] != len(taps.indices):
             taps = _step(len(taps.indices), size_hw[axis], interpolation).after(taps)
-    return Taps(taps.indices[cut], taps.weights[cut])
+    live = plan.live[axis]
+    placed = np.clip(np.arange(size), live.start, live.stop - 1) - live.start + cut.start
+    return Taps(taps.indices[placed], taps.weights[placed])
 
 
 def _step(length: int, resized: int, interpolation: str) -> Taps:
