@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgecnn.dataset import FrameSet
 from edgecnn.errors import BuildError
 from edgecnn.export.graph import load_graph, to_bytes
-from edgecnn.export.lowering import PRECISIONS, TARGETS, Precision, Target, lower_graph
+from edgecnn.export.lowering import PRECISIONS, Precision, Target, lower_graph
 from edgecnn.export.measure import check_spec, compiled, measure_accuracy, measure_latency
 from edgecnn.files import check_output, write_atomic
 from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, QUANTIZATION_KEY, read_json
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["BuildResult", "Candidate", "build"]
 
 DEFAULT_MIN_AGREEMENT = 0.95
+
+_TARGETS: tuple[Target, ...] = ("onnxruntime",)  # those that are compiled and read back here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +141,8 @@ def build(
         DataError: `data` holds no frame that can be read, or an output is infinite or NaN.
         ModelFormatError, ModelNotFoundError, SpecError, OutputError, OutputExistsError.
     """
-    if target not in TARGETS:
-        raise BuildError("unknown target", got=target, expected="one of " + ", ".join(TARGETS))
+    if target not in _TARGETS:
+        raise BuildError("unknown target", got=target, expected="one of " + ", ".join(_TARGETS))
     if precision not in (*PRECISIONS, "auto"):
         raise BuildError(
             "unknown precision", got=precision, expected="one of " + ", ".join((*PRECISIONS, "auto"))

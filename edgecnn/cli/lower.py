@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from edgecnn.cli.common import emit, example_help, force_option, json_option
 
 __all__ = ["command"]
 
+_WORDS = {"kept_fp32": "in FP32", "not_quantized": "not in INT8"}
+
 
 @click.command(
     "lower",
     epilog=example_help(
         """
 edgecnn lower model.calibrated.onnx --precision int8 --target onnxruntime -o lowered.onnx
-edgecnn lower model.onnx --precision fp16 -o lowered.onnx
+edgecnn lower model.onnx --precision fp16 --target tensorrt -o lowered.onnx
 """
     ),
 )
@@ -30,7 +33,7 @@ edgecnn lower model.onnx --precision fp16 -o lowered.onnx
 )
 @click.option(
     "--target",
-    type=click.Choice(["onnxruntime"]),
+    type=click.Choice(["onnxruntime", "tensorrt"]),
     default="onnxruntime",
     show_default=True,
     help="What will run it.",
@@ -45,14 +48,18 @@ def command(model: Path, precision: Any, target: Any, output: Path, force: bool,
     from edgecnn.export.graph import load_graph, save_graph
     from edgecnn.export.lowering import lower_graph
     from edgecnn.files import check_output
+    from edgecnn.metadata import BUILD_KEY, read_json
 
     check_output(output, force=force)
     lowered = lower_graph(load_graph(model), precision, target=target)
     path = save_graph(lowered, output, force=force)
     nodes = dict(Counter(node.op_type for node in lowered.graph).most_common())
+    lowering = (read_json(lowered.metadata_props, BUILD_KEY) or {}).get("lowering")
     if not as_json:
         summary = ", ".join(f"{count} {name}" for name, count in nodes.items())
         click.echo(f"{path}: {precision} for {target}, {path.stat().st_size / 1e6:.1f} MB: {summary}")
+        if lowering is not None:
+            _describe(lowering)
     emit(
         {
             "path": str(path),
@@ -60,6 +67,20 @@ def command(model: Path, precision: Any, target: Any, output: Path, force: bool,
             "target": target,
             "size_bytes": path.stat().st_size,
             "nodes": nodes,
+            **({} if lowering is None else {"lowering": lowering}),
         },
         as_json,
     )
+
+
+def _describe(lowering: Mapping[str, Any]) -> None:
+    """What was kept in FP32 and out of INT8, and why: a line a reason, with the layers that it is true of."""
+    for what in ("kept_fp32", "not_quantized"):
+        layers: dict[str, list[str]] = {}
+        for node, reason in lowering[what].items():
+            layers.setdefault(reason, []).append(node)
+        for reason, nodes in layers.items():
+            others = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
+            click.echo(f"  {_WORDS[what]}: {', '.join(nodes[:3])}{others}: {reason}")
+    for warning in lowering["warnings"]:
+        click.echo(f"warning: {warning}", err=True)

@@ -7,7 +7,7 @@ that ships can be measured by ONNX Runtime on any CPU.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgecnn import __version__
 from edgecnn.errors import BuildError
@@ -20,29 +20,39 @@ if TYPE_CHECKING:
 __all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "lower_graph", "refuse_lowered"]
 
 Precision = Literal["fp32", "fp16", "int8"]
-Target = Literal["onnxruntime"]
+Target = Literal["onnxruntime", "tensorrt"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-TARGETS: tuple[Target, ...] = ("onnxruntime",)
+TARGETS: tuple[Target, ...] = ("onnxruntime", "tensorrt")
 
 
 def lower_graph(model: ir.Model, precision: Precision, *, target: Target = "onnxruntime") -> ir.Model:
     """A lowered copy of a float32 model; its metadata says what was done, and the table stays behind.
 
+    For TensorRT, `lowering` in the metadata's build report says what was kept in FP32 and why; see
+    `edgecnn.export.lowering.tensorrt.LoweringReport`.
+
     Raises:
-        BuildError: INT8 without a quantization table, a model that is lowered already, or one that cannot
-            be lowered to this precision.
+        BuildError: an unknown target, INT8 without a quantization table, a model that is lowered already, or
+            one that cannot be lowered to this precision.
         ModelFormatError: the table in the model is damaged, or belongs to another one.
     """
+    if target not in TARGETS:
+        raise BuildError("unknown target", got=target, expected="one of " + ", ".join(TARGETS))
     refuse_lowered(model)
     lowered = model.clone()
     table = QuantizationTable.from_metadata(model.metadata_props)
-    if precision == "int8":
-        if table is None:
-            raise BuildError(
-                "INT8 needs a calibrated model",
-                got="no quantization table",
-                remedy="edgecnn calibrate MODEL --data PHOTOS -o model.calibrated.onnx",
-            )
+    if precision == "int8" and table is None:
+        raise BuildError(
+            "INT8 needs a calibrated model",
+            got="no quantization table",
+            remedy="edgecnn calibrate MODEL --data PHOTOS -o model.calibrated.onnx",
+        )
+    report: dict[str, Any] = {"precision": precision, "target": target, "edgecnn": __version__}
+    if target == "tensorrt":
+        from edgecnn.export.lowering.tensorrt import lower_tensorrt
+
+        report["lowering"] = lower_tensorrt(lowered, precision, table).to_dict()
+    elif precision == "int8" and table is not None:
         from edgecnn.export.lowering.int8_onnxruntime import lower_int8
 
         lower_int8(lowered, table)
@@ -52,8 +62,7 @@ def lower_graph(model: ir.Model, precision: Precision, *, target: Target = "onnx
         lower_fp16(lowered)
     for key in (QUANTIZATION_KEY, ACCURACY_KEY):
         lowered.metadata_props.pop(key, None)
-    build = {"precision": precision, "target": target, "edgecnn": __version__}
-    lowered.metadata_props[BUILD_KEY] = json.dumps(build, sort_keys=True)
+    lowered.metadata_props[BUILD_KEY] = json.dumps(report, sort_keys=True)
     return lowered
 
 

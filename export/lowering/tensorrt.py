@@ -22,7 +22,7 @@ from edgecnn.errors import BuildError
 from edgecnn.export.lowering.fp16 import lower_fp16
 from edgecnn.export.lowering.int8_onnxruntime import check_table
 from edgecnn.export.lowering.tensorrt_int8 import Quantized, quantize
-from edgecnn.export.lowering.tensorrt_ranges import nodes_for_fp32
+from edgecnn.export.lowering.tensorrt_ranges import name_of, nodes_for_fp32
 from edgecnn.quantization import QuantizationTable
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _in_fp32(graph: ir.Graph, reasons: Mapping[ir.Node, str]) -> dict[str, str]:
         computed = [value for value in node.inputs if value is not None and value.const_value is None]
         in_single = node.op_type not in _NOT_ARITHMETIC and any(value.dtype == single for value in computed)
         if in_single:
-            found[str(node.name)] = reasons.get(node, f"ONNX's {node.op_type} takes no FP16 here")
+            found[name_of(node)] = reasons.get(node, f"ONNX's {node.op_type} takes no FP16 here")
     return found
 
 

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgecnn.export.lowering.tensorrt_ranges import is_expectation
+from edgecnn.export.lowering.tensorrt_ranges import is_expectation, name_of
 from edgecnn.export.placement import is_mover, scale_source, weight_axis, weight_of
 from edgecnn.quantization import QuantizationTable
 
@@ -67,7 +67,7 @@ def make_plan(graph: ir.Graph, table: QuantizationTable) -> Plan:
             if reason is None:
                 layers.append(node)
             else:
-                left_out[str(node.name)] = reason
+                left_out[name_of(node)] = reason
     readers: dict[ir.Value, list[Use]] = {}
     for node in layers:
         assert node.inputs[0] is not None  # it is in the table
