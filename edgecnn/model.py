@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.backends import Backend, TensorInfo, check_feeds, open_backend
+from edgecnn.camera_input import CameraInput, RawFrames
 from edgecnn.errors import ClosedError, InputError, SpecError
 from edgecnn.geometry import Geometry
 from edgecnn.metadata import BUILD_KEY, read_json
@@ -76,6 +77,7 @@ class Model:
     Attributes:
         spec: what the model says of itself.
         backend: the library that runs it; `backend_reason` says why that one.
+        camera: the frames that the graph prepares itself, or None where the CPU does it.
         task: decodes its outputs and draws its results.
         precision: `fp32`, `fp16` or `int8` as built by edgecnn; `as in the file` for any other model.
     """
@@ -108,11 +110,12 @@ class Model:
         self.spec = spec
         self.backend = backend
         self.backend_reason = backend_reason
-        self.input, self._batch = _image_input(backend.inputs, spec)
+        self.camera = _camera_input(backend.metadata, spec)
+        self.input, self._batch = _image_input(backend.inputs, spec, self.camera)
         self.task: Task = create_task(spec, backend.outputs)
         build = read_json(backend.metadata, BUILD_KEY) or {}
         self.precision = str(build.get("precision", "as in the file"))
-        self._pool: list[Preprocessor] = []
+        self._pool: list[Preprocessor | RawFrames] = []
         self._lock = threading.Lock()
         self._closed = False
 
@@ -120,7 +123,8 @@ class Model:
         """Classify, detect … one frame.
 
         Args:
-            frame_bgr: (H, W, 3) uint8 in OpenCV's order; (H, W, 4) BGRA and (H, W) grey are taken too.
+            frame_bgr: (H, W, 3) uint8 in OpenCV's order; (H, W, 4) BGRA and (H, W) grey are taken too. A
+                model that was built for a camera takes only the frames that `camera` describes.
 
         Raises:
             InputError: not such a frame.
@@ -203,15 +207,18 @@ class Model:
         seconds = (preprocessed - start, inferred - preprocessed, end - inferred)
         return results, StageTimes(*(1e3 * value for value in seconds))
 
-    def _take(self, batch: int) -> Preprocessor:
+    def _take(self, batch: int) -> Preprocessor | RawFrames:
         """A preprocessor for `batch` frames or more; one that is too small is let go for a larger one."""
         with self._lock:
             preprocess = self._pool.pop() if self._pool else None
         if preprocess is None or len(preprocess.tensor) < batch:
-            preprocess = Preprocessor(self.spec.image, batch=batch)
+            if self.camera is None:
+                preprocess = Preprocessor(self.spec.image, batch=batch)
+            else:
+                preprocess = RawFrames(self.spec.image, self.camera, batch=batch)
         return preprocess
 
-    def _give_back(self, preprocess: Preprocessor) -> None:
+    def _give_back(self, preprocess: Preprocessor | RawFrames) -> None:
         with self._lock:
             if not self._closed:
                 self._pool.append(preprocess)
@@ -221,27 +228,45 @@ class Model:
             raise ClosedError(f"{self.name} is closed", remedy="Load it again")
 
 
-def _image_input(inputs: Sequence[TensorInfo], spec: ModelSpec) -> tuple[TensorInfo, int | None]:
-    """The one image input and its batch (None where free), checked against the spec."""
+def _camera_input(metadata: Mapping[str, str], spec: ModelSpec) -> CameraInput | None:
+    """The camera that the graph was built for; its spec's image is in the graph and cannot be another's."""
+    camera = CameraInput.from_metadata(metadata)
+    own = None if camera is None else ModelSpec.from_metadata(metadata)
+    if own is not None and own.image != spec.image:
+        raise SpecError(
+            "the spec does not fit a model that prepares its frames itself",
+            got="another preprocessing than the one in its graph",
+            expected="the one in its metadata",
+            remedy="Give that spec's image, or build the model again with the options that are wanted",
+        )
+    return camera
+
+
+def _image_input(
+    inputs: Sequence[TensorInfo], spec: ModelSpec, camera: CameraInput | None
+) -> tuple[TensorInfo, int | None]:
+    """The one image input and its batch (None where free), checked against the spec or the camera."""
     if len(inputs) != 1:
         names = ", ".join(info.name for info in inputs)
         raise SpecError("the model does not take one image", got=f"{len(inputs)} inputs: {names}")
     image = inputs[0]
-    if image.dtype != "float32":
+    dtype, shape = ("float32", spec.image.shape) if camera is None else ("uint8", camera.shape)
+    if image.dtype != dtype:
         raise SpecError(
             f"the model's input {image.name} is {image.dtype}",
-            expected="float32",
-            remedy="Export the model again with a float32 input",
+            expected=dtype,
+            remedy=f"Export the model again with a {dtype} input" if camera is None else "Build it again",
         )
     fits = len(image.shape) == 4 and all(
-        side in (None, wanted) for side, wanted in zip(image.shape[1:], spec.image.shape, strict=True)
+        side in (None, wanted) for side, wanted in zip(image.shape[1:], shape, strict=True)
     )
     if not fits:
+        layout = spec.image.layout if camera is None else camera.pixel_format
         raise SpecError(
             f"the spec does not fit the model's input {image.name}",
-            got=f"{spec.image.layout} {_sides((None, *spec.image.shape))} in the spec",
+            got=f"{layout} {_sides((None, *shape))} in the spec",
             expected=f"{_sides(image.shape)} in the graph",
-            remedy="Correct --input-size, --color or --layout",
+            remedy="Correct --input-size, --color or --layout" if camera is None else "Build it again",
         )
     return image, image.shape[0]
 
