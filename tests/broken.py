@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 def convnet(*, opset: int = 17, ir_version: int = 8, inputs_hold_weights: bool = False) -> onnx.ModelProto:
     """Conv → Relu → GlobalAveragePool → Flatten, (N, 3, 8, 8) → (N, 4)."""
-    weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32), "w")
+    weight = numpy_helper.from_array(
+        np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32), "w"
+    )
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])]
     if inputs_hold_weights:
         inputs.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 3, 3, 3]))

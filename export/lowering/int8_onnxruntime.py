@@ -172,7 +172,7 @@ def _covered(node: ir.Node, table: QuantizationTable) -> bool:
 
 
 def _is_rounded(value: ir.Value, plan: _Plan) -> bool:
-    """Whether a tensor, or what clamps make of it, is quantized, and read by nothing else on the way there."""
+    """Whether a tensor, or what clamps make of it, is quantized, and nothing else reads it on the way."""
     while value not in plan.grids:
         readers = [use.node for use in value.uses()]
         if len(readers) != 1 or clip_bounds(readers[0]) is None:
@@ -215,7 +215,7 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, plan: _Plan) -> None:
 
 
 def _before_clamp(value: ir.Value, grid: _Grid) -> ir.Value:
-    """The tensor to quantize: in front of the clamp where the grid saturates exactly where the clamp would."""
+    """The tensor to quantize: in front of the clamp where the grid saturates just where the clamp would."""
     clamp = value.producer()
     bounds = None if clamp is None else clip_bounds(clamp)
     if clamp is None or clamp.inputs[0] is None or bounds is None:
