@@ -113,9 +113,8 @@ def lower_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 def _export(module: Any, example: torch.Tensor, opset: int, dynamic_batch: bool) -> Capture:
     import torch
 
-    shapes = (
-        ({0: _BATCH},) if dynamic_batch and not isinstance(module, torch.export.ExportedProgram) else None
-    )
+    free = dynamic_batch and not isinstance(module, torch.export.ExportedProgram)
+    shapes = ({0: torch.export.Dim(_BATCH)},) if free else None
     program = torch.onnx.export(
         module,
         (example,),

@@ -64,7 +64,8 @@ class Graph:
         opsets = [helper.make_opsetid("", 19), helper.make_opsetid("com.example", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
         helper.set_model_props(model, metadata or {})
-        return onnx.shape_inference.infer_shapes(model).SerializeToString()
+        content: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
+        return content
 
 
 def two_convolutions(

@@ -25,7 +25,7 @@ Workers = Callable[[], list[int]]
 
 def in_the_middle(action: Callable[[], None]) -> Progress:
     """A progress function that acts once, as soon as the compiler works: it does not wait for us."""
-    acted = []
+    acted: list[int] = []
 
     def progress(stage: str, done: int, total: int | None) -> None:
         if not acted:
