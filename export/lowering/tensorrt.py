@@ -103,7 +103,7 @@ def lower_tensorrt(
         kept_fp32=_in_fp32(model.graph, reasons),
         quantized=quantized.layers,
         not_quantized=quantized.left_out,
-        warnings=warnings,
+        warnings=tuple(warnings),
     )
 
 

@@ -2,8 +2,11 @@
 
 TensorRT fuses `DequantizeLinear → Conv → bias → activation → QuantizeLinear` into one INT8 kernel. So:
 
-- The input of each Conv, ConvTranspose, Gemm and MatMul with constant weights is quantized, which is behind
-  the activation of the layer before: nothing comes between a layer and its activation.
+- The input of each Conv, Gemm and MatMul with constant weights is quantized, which is behind the activation
+  of the layer before: nothing comes between a layer and its activation.
+- A ConvTranspose stays in FP16. TensorRT for RTX computes it in float whatever is around it, and would
+  dequantize its weights anew in each inference; on TensorRT 8 quantized ones failed to build (NVIDIA/TensorRT
+  issues 1519, 2280) or were slower than FP16 (1699).
 - The sum of a residual block reads the 8-bit form of its identity branch, if there is one for a layer.
 - What only moves values (MaxPool, Concat, Resize to nearest, Split …) between quantized tensors gets Q/DQ on
   both sides with one scale, the largest of its tensors': it moves bytes. Rounding and taking the largest
@@ -93,6 +96,8 @@ def make_plan(graph: ir.Graph, table: QuantizationTable) -> Plan:
 
 
 def _reason_to_leave(node: ir.Node, table: QuantizationTable) -> str | None:
+    if node.op_type == "ConvTranspose":
+        return "TensorRT computes transposed convolutions in float"
     weight, source = weight_of(node), node.inputs[0]
     if weight is None:
         return "its weights or bias are computed, or of a shape that cannot be quantized per channel"
