@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,11 @@ from onnx.reference import ReferenceEvaluator
 from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
 from edgecnn.calibration.calibrator import observe_activations, weight_scales
 from edgecnn.calibration.ranges import choose_range
+from edgecnn.cli import main
 from edgecnn.compare import compare
 from edgecnn.dataset import open_frames
 from edgecnn.errors import BuildError, ModelFormatError
-from edgecnn.export.graph import load_graph, to_bytes
+from edgecnn.export.graph import load_graph, save_graph, to_bytes
 from edgecnn.export.lowering import Precision, lower_graph
 from edgecnn.export.lowering.tensorrt import LoweringReport, lower_tensorrt
 from edgecnn.export.lowering.tensorrt_int8 import half_scales, quantize
@@ -712,3 +714,29 @@ def test_a_real_network(lite0: ir.Model, photos: Path) -> None:
     assert share_in_int8(graph, listing) == 1
     assert not any("Float" in layer.inputs for layer in listing if layer.kind in ("correlation", "gemm"))
     assert len(compiled(contents["fp16"])) < len(listing)  # INT8 is requantized by kernels of its own
+
+
+# The command
+
+
+def test_the_command_says_what_was_left_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save_graph(calibrated(graph_of(network(detector), tmp_path)), tmp_path / "calibrated.onnx")
+    command = ["lower", str(path), "--target", "tensorrt", "--force", "-o", str(tmp_path / "lowered.onnx")]
+    assert main([*command, "--precision", "int8"]) == 0
+    out, err = capsys.readouterr()
+    assert "in FP32: boxes, detections, flat_edges and 1 more: box decoding" in out
+    assert "not in INT8: edges: it sums over a Softmax" in out
+    assert err == ""
+    assert main([*command, "--precision", "int8", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["target"] == "tensorrt"
+    assert report["lowering"]["quantized"] == 3
+    compiled((tmp_path / "lowered.onnx").read_bytes())
+
+
+def test_the_command_warns_without_ranges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save_graph(graph_of(network(plain), tmp_path), tmp_path / "model.onnx")
+    output = tmp_path / "lowered.onnx"
+    command = ["lower", str(path), "--target", "tensorrt", "--precision", "fp16", "-o", str(output)]
+    assert main(command) == 0
+    assert "warning: the ranges of activations are not known" in capsys.readouterr().err
