@@ -142,7 +142,7 @@ def changed(plan: Path, **values: Any) -> None:
 @pytest.mark.parametrize("version", [2, 0, None, "1"])
 def test_a_sidecar_of_another_version(plan: Path, version: Any) -> None:
     changed(plan, version=version)
-    with pytest.raises(ModelFormatError, match="has another version: got .* expected 1"):
+    with pytest.raises(ModelFormatError, match=r"has another version: got .* expected 1"):
         read_engine_info(plan)
 
 
@@ -203,7 +203,7 @@ COMPATIBLE = replace(INFO, version_compatible=True)
         (
             INFO,
             replace(HERE, compute_capability="11.0", gpu="Thor"),
-            r"another GPU: got Thor with compute capability 11\.0 here, expected Orin, compute capability 8\.7",
+            r"got Thor with compute capability 11\.0 here, expected Orin, compute capability 8\.7",
         ),
         (
             replace(RTX, compute_capabilities=("8.6", "12.0")),
@@ -262,7 +262,7 @@ def test_a_file_that_is_no_longer_the_plan(plan: Path, content: bytes) -> None:
         compute_capabilities=("8.7",),
     )
     plan.write_bytes(content)
-    with pytest.raises(ModelFormatError, match="is truncated|is not the plan"):
+    with pytest.raises(ModelFormatError, match=r"is truncated|is not the plan"):
         check_compatible(info, describe_here(plan, flavour="tensorrt", library="10.3.0"), plan=plan)
 
 

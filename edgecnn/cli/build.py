@@ -17,6 +17,7 @@ from edgecnn.cli.common import (
     say,
     threads_option,
 )
+from edgecnn.cli.engine_options import ENGINE_TARGETS, EngineOptions, engine_options
 from edgecnn.cli.spec_options import SpecOptions, model_spec, spec_options
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ __all__ = ["command"]
         """
 edgecnn build model.calibrated.onnx --precision int8 --target onnxruntime -o model.int8.onnx
 edgecnn build model.calibrated.onnx --precision auto --min-agreement 0.97 --data photos/ -o model.best.onnx
+edgecnn build model.calibrated.onnx --precision int8 --target tensorrt -o model.engine
+edgecnn build model.onnx --precision fp16 --target tensorrt-rtx --compute-capability 8.6 -o model.engine
 """
     ),
 )
@@ -41,7 +44,7 @@ edgecnn build model.calibrated.onnx --precision auto --min-agreement 0.97 --data
 )  # fmt: skip
 @click.option(
     "--target",
-    type=click.Choice(["onnxruntime"]),
+    type=click.Choice(["onnxruntime", *ENGINE_TARGETS]),
     default="onnxruntime",
     show_default=True,
     help="What runs it.",
@@ -60,6 +63,7 @@ edgecnn build model.calibrated.onnx --precision auto --min-agreement 0.97 --data
     help="Frames of --data to use at most.",
 )
 @threads_option
+@engine_options
 @spec_options
 @force_option
 @json_option
@@ -72,14 +76,34 @@ def command(
     data: str | None,
     limit: int,
     threads: int | None,
+    engine_options: EngineOptions,
     spec_options: SpecOptions,
     force: bool,
     as_json: bool,
 ) -> None:
     """Build MODEL for a target, in a precision or in the best one.
 
-    INT8 needs a calibrated model. What ONNX Runtime makes of the graph is read back and shown.
+    INT8 needs a calibrated model. What the target makes of the graph is read back and shown.
     """
+    engine_options.refuse_for(target)
+    if target in ENGINE_TARGETS:
+        from edgecnn.cli.engine import build_command
+
+        if threads is not None:
+            raise click.UsageError(f"--threads: not with --target {target}")
+        build_command(
+            model,
+            output,
+            target=target,
+            precision=precision,
+            options=engine_options,
+            spec=spec_options,
+            data=data,
+            limit=limit,
+            force=force,
+            as_json=as_json,
+        )
+        return
     from edgecnn.dataset import open_frames
     from edgecnn.export import build
 

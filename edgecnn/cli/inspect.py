@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgecnn.cli.common import emit, example_help, json_option, print_table
+from edgecnn.cli.engine_options import ENGINE_TARGETS, EngineOptions, engine_options
 
 __all__ = ["command"]
 
@@ -19,17 +20,38 @@ __all__ = ["command"]
         """
 edgecnn inspect model.int8.onnx
 edgecnn inspect model.onnx --json | python -m json.tool
+edgecnn inspect model.calibrated.onnx --target tensorrt-rtx --precision int8 --compute-capability 8.6
 """
     ),
 )
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--target", type=click.Choice(ENGINE_TARGETS), help="Compile FILE for it and show what was compiled."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="With --target: lower FILE to it first; by default it is compiled as it is.",
+)
+@engine_options
 @json_option
-def command(file: Path, as_json: bool) -> None:
+def command(
+    file: Path, target: str | None, precision: Any, engine_options: EngineOptions, as_json: bool
+) -> None:
     """Show what a model file says of itself, and what is run.
 
     That is FILE's spec, its inputs and outputs, quantization, measured accuracy, and the operators that
-    ONNX Runtime makes of it.
+    ONNX Runtime makes of it. With --target it is instead what TensorRT compiles of FILE, layer by layer;
+    TensorRT for RTX needs no GPU for that.
     """
+    engine_options.refuse_for(target)
+    if target is not None:
+        from edgecnn.cli.engine import inspect_command
+
+        inspect_command(file, target=target, precision=precision, options=engine_options, as_json=as_json)
+        return
+    if precision is not None:
+        raise click.UsageError("--precision: only with --target")
     report = _report(file)
     sections = {
         "spec": {**report["spec"], "labels": len(report["spec"]["labels"])} if report["spec"] else None,

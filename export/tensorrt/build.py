@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from platform import machine, system
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from edgecnn import __version__
 from edgecnn.engine import EngineInfo, sidecar_path, write_engine_info
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgecnn.dataset import FrameSet
-    from edgecnn.export.lowering import Precision, Target
+    from edgecnn.export.lowering import Precision
 
 __all__ = ["EngineBuildResult", "Lowered", "build_engine", "estimates", "inspect_engine"]
 
@@ -89,12 +89,14 @@ class Lowered:
         content: the bytes of its ONNX file; reference: those of the float32 graph, None where the model was
             lowered before.
         table_sha256: of the quantization table, if there was one.
+        warnings: what the lowering could not decide well.
     """
 
     content: bytes
     reference: bytes | None
     spec: ModelSpec | None
     table_sha256: str | None
+    warnings: tuple[str, ...] = ()
 
 
 def build_engine(
@@ -145,7 +147,7 @@ def build_engine(
         precision=precision,
         info=info,
         report=result.report,
-        warnings=(*_shortfall(result.report, precision), *result.warnings),
+        warnings=(*lowered.warnings, *_shortfall(result.report, precision), *result.warnings),
     )
 
 
@@ -199,11 +201,14 @@ def _lower(model: str | os.PathLike[str], precision: Precision, spec: ModelSpec 
         return Lowered(content=content, reference=None, spec=spec or own, table_sha256=None)
     found = check_spec(graph, spec, name=str(model))
     table = graph.metadata_props.get(QUANTIZATION_KEY)
+    result = lower_graph(graph, precision, target="tensorrt")
+    report = (read_json(result.metadata_props, BUILD_KEY) or {}).get("lowering") or {}
     return Lowered(
-        content=to_bytes(lower_graph(graph, precision, target=cast("Target", "tensorrt"))),
+        content=to_bytes(result),
         reference=to_bytes(graph),
         spec=found,
         table_sha256=None if table is None else sha256(table.encode()).hexdigest(),
+        warnings=tuple(report.get("warnings", ())),
     )
 
 
@@ -231,9 +236,17 @@ def _accuracy(lowered: Lowered, data: FrameSet | None, progress: Progress) -> Ma
             got="a model that is lowered already",
             remedy="Give the file that `edgecnn export` or `edgecnn calibrate` wrote",
         )
-    from edgecnn.export.measure import measure_accuracy
+    from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
+    from edgecnn.compare import compare
+    from edgecnn.model import Model
 
-    return measure_accuracy(lowered.reference, lowered.content, data, progress=progress).to_dict()
+    # node by node, as TensorRT computes it: ONNX Runtime's optimizer is not right about FP16 around Q/DQ
+    computed = OnnxRuntimeBackend(lowered.content, optimized=False)
+    with (
+        Model(OnnxRuntimeBackend(lowered.reference), name="the FP32 model") as first,
+        Model(computed, name="the lowered model") as second,
+    ):
+        return compare(first, second, data, total=data.count, progress=progress).to_dict()
 
 
 def _describe(

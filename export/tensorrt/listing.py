@@ -15,7 +15,7 @@ documentation of the engine inspector for TensorRT 10 and 11. The parser for the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -80,16 +80,17 @@ class Layer:
 
     @property
     def precision(self) -> str:
-        """The type that it computes in: its narrowest input's; INT8 needs weights of INT8 too.
+        """The type that it computes in: the narrowest of its inputs and weights; INT8 needs both in INT8.
 
-        A residual that is added in the same kernel comes in FP16 beside INT8 data, hence the narrowest.
+        The narrowest, because a residual in FP16 may come beside INT8 data, and because a cast in front may
+        be part of the kernel: a strongly typed network has no product of FP32 data and FP16 weights.
         """
-        types = {tensor.dtype for tensor in self.inputs}
-        weights = max(self.constants, key=Tensor.size_bytes, default=None)
-        for dtype in ("int8", "fp8", "fp4", "fp16", "bf16", "fp32"):
-            if dtype in types and (dtype != "int8" or weights is None or weights.dtype == "int8"):
-                return dtype
-        return "unknown"
+        data = {tensor.dtype for tensor in self.inputs}
+        largest = max(self.constants, key=Tensor.size_bytes, default=None)
+        weights = data if largest is None else {largest.dtype}
+        eight_bits = (data or weights) & weights & {"int8", "fp8", "fp4"}
+        wider = [name for name in ("fp16", "bf16", "fp32") if name in data | weights]
+        return next(iter((*eight_bits, *wider)), "unknown")
 
 
 _TENSORS = r"\[(?:\]|(?P<{}> \{{ .*?\}}\]))"  # the list ends at "}]"; dimensions have brackets of their own
@@ -281,8 +282,9 @@ def _dtype(words: str) -> str:
 
 def _nodes(metadata: str) -> tuple[str, ...]:
     """Names between the separators; a node's name may itself hold commas and brackets."""
-    parts: Iterable[str] = re.split(r"[\x1c-\x1f]", metadata.strip())
-    names = (part.removeprefix("[ONNX Layer: ").removesuffix("]") for part in parts if part)
+    parts = re.split(r"[\x1c-\x1f]", metadata.strip())
+    # `[ONNX Layer: conv]__gemm_from_conv1x1` is what became of a 1x1 convolution
+    names = (re.sub(r"^\[ONNX Layer: (.*)\](?:__\w+)?$", r"\1", part) for part in parts if part)
     return tuple(dict.fromkeys(names))
 
 

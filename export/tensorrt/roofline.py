@@ -6,8 +6,10 @@ For each layer, with P operations a second in its type and B bytes a second of m
 
 (the roofline model of Williams, Waterman and Patterson, 2009). Whichever is larger *binds* the layer. No
 kernel reaches the peak, and starting one costs microseconds, so the real latency is longer; where a tensor
-stays in the GPU's cache between two layers, the memory's share is shorter. The sum serves to compare two
-lowerings of one network, and to see which layers to look at; it does not replace a measurement.
+stays in the GPU's cache between two layers, the memory's share is shorter. And the layers are those of the
+compiler that made the report: TensorRT on a device may fuse others than TensorRT for RTX does for a PC. The
+sum serves to compare two lowerings of one network and to see which layers to look at; it does not replace a
+measurement.
 
 Peaks are of the GPU alone, without DLA, dense, in the fastest power mode. NVIDIA publishes them with
 structured sparsity, which is twice as much and which ordinary weights do not have.
