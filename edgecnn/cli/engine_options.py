@@ -21,6 +21,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 ENGINE_TARGETS = ("tensorrt", "tensorrt-rtx")
 """Targets that these options are for."""
 
+_NAMES = {"compute_capabilities": "compute_capability", "shapes": "shape"}
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -78,7 +79,7 @@ _OPTIONS = (
         "from 8.0 on.",
     ),
     click.option(
-        "--batch", type=_Batch(), help="TensorRT: smallest, best, largest batch of a model that leaves it free."
+        "--batch", type=_Batch(), help="TensorRT: smallest, best and largest batch; it must be free."
     ),
     click.option(
         "--shape", "shapes", type=_Shapes(), multiple=True,
@@ -151,7 +152,7 @@ class EngineOptions:
     def refuse_for(self, target: str | None) -> None:
         """Raise UsageError for anything said although the target is another one."""
         given = [
-            name.replace("_", "-")
+            "--" + _NAMES.get(name, name).replace("_", "-")
             for name, value in vars(self).items()
             if value is not None and value is not False and value != ()
         ]

@@ -150,12 +150,12 @@ def test_command_inspect(calibrated: Path, capsys: pytest.CaptureFixture[str]) -
     [
         (("build", "--precision", "auto", *RTX), "give fp32, fp16 or int8"),
         (("build", "--precision", "fp32", "--threads", "1", *RTX), "--threads"),
-        (("build", "--precision", "fp32", "--workspace", "1G"), "workspace: only with --target tensorrt"),
+        (("build", "--precision", "fp32", "--workspace", "1G"), "--workspace: only with --target tensorrt"),
         (("build", "--precision", "fp32", "--workspace", "lots", *RTX), "'lots' is no size"),
         (("build", "--precision", "fp32", "--batch", "1,2", *RTX), "'1,2' is no range of batches"),
         (("build", "--precision", "fp32", "--shape", "1x3", *RTX), "is no range of shapes"),
         (("inspect", "--precision", "int8"), "--precision: only with --target"),
-        (("inspect", "--dla", "0"), "dla: only with --target"),
+        (("inspect", "--dla", "0"), "--dla: only with --target"),
     ],
 )
 def test_wrong_usage(
