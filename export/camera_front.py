@@ -17,11 +17,13 @@ same roundings, so that the graph sees the same levels:
 - A level is rounded half up, which is what OpenCV's integer arithmetic does.
 - The first node is Cast, the only one that TensorRT lets read uint8.
 
-The tensor in front of the model keeps its name, so a quantization table still fits. All of this is float32
-and has to stay so: levels times FP16 weights are off by up to half a level. The front is therefore put on
-*after* a model is lowered; an INT8 lowering may also come after it, since the table does not name these
-tensors. The name that the input had is made by an Add, never by an operator that only moves values, which
-would make the table's entry that of another tensor.
+The tensor in front of the model keeps its name, so a quantization table still fits. It is made by an Add,
+even where there is nothing to add: behind an operator that only moves values, the table's entry would be
+looked for under another name.
+
+The front is meant to go on *after* the model is lowered, and so stays float32 and outside of what is measured
+against the table's accuracy report. A lowering may also come after it: INT8 then leaves it alone, since the
+table does not name its tensors, and FP16 costs one number in a hundred a neighbouring level.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["add_camera_front"]
 
 _ORDERS = {"bgr": "BGR", "rgb": "RGB", "bgrx": "BGR", "gray": "GRAY", "nv12": "BGR", "yuyv": "BGR"}
-_GREY = {"R": 9798, "G": 19235, "B": 3735}  # OpenCV's BGR2GRAY, in 1/32768: BT.601's 0.299, 0.587, 0.114
+_GREY = {"R": 9798, "G": 19235, "B": 3735}  # OpenCV's, in 1/2**15: BT.601's 0.299, 0.587, 0.114
 
 
 def add_camera_front(model: ir.Model, spec: ModelSpec, camera: CameraInput) -> None:
@@ -234,13 +236,12 @@ def _to_color(front: _Front, value: ir.Value, order: str, channels: int, wanted:
     """Channels in `order`, perhaps with one to ignore behind them → the network's, on the last axis."""
     if wanted == "GRAY" and order != "GRAY":
         total: ir.Value | None = None
-        for index, letter in enumerate(order):  # sums of whole numbers below 2**24: float32 is exact
-            part = front.scalar(
-                f"grey/{letter}", "Mul", front.pick(f"grey/{letter}/plane", value, [index], 3), _GREY[letter]
-            )
+        for index, letter in enumerate(order):  # multiples of 2**-15 up to 255: float32 adds them exactly
+            plane = front.pick(f"grey/{letter}/plane", value, [index], 3)
+            part = front.scalar(f"grey/{letter}", "Mul", plane, _GREY[letter] / 2**15)
             total = part if total is None else front.node(f"grey/{letter}/sum", "Add", total, part)
         assert total is not None  # there are three letters
-        return front.level("grey", front.scalar("grey/scaled", "Mul", total, 2**-15))
+        return front.level("grey", total)
     places = [0] * len(wanted) if order == "GRAY" else [order.index(letter) for letter in wanted]
     if wanted == "GRAY" or places == list(range(channels)):
         return value

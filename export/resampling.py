@@ -11,7 +11,7 @@ last pixel whatever the frame's size; a graph needs nothing but Gather, Mul and 
 
 The weights are OpenCV's, for an output pixel i of m and an input of n pixels:
     NEAREST         pixel floor(i · n/m)
-    NEAREST_EXACT   pixel floor((i + 1/2) · n/m)
+    NEAREST_EXACT   pixel floor((i + 1/2) · n/m), the middle one of each block; for odd whole n/m only
     LINEAR, CUBIC   around (i + 1/2) · n/m − 1/2, pixels beyond the border being those at it. Cubic is Keys'
                     kernel ("Cubic convolution interpolation for digital image processing", 1981) with
                     a = −0.75
