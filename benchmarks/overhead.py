@@ -1,6 +1,6 @@
 """What edgecnn adds to a frame: Pipeline against bare `session.run` of the same model, and starting up.
 
-    python benchmarks/overhead.py [--rounds 200] [--threads N]
+    python -m benchmarks.overhead [--rounds 200] [--threads N]
 
 The model is ResNet-18, 224 × 224, about 30 ms on one slow core; its weights are random, its time is not.
 Frames are 1080p, in memory: decoding is the source's, not ours. Both sides use one and the same ONNX
@@ -30,7 +30,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from networks import resnet18  # type: ignore[import-not-found]  # beside this file
+from benchmarks.networks import resnet18
 from numpy.typing import NDArray
 
 import edgecnn

@@ -1,6 +1,6 @@
 """How long a frame takes to become the network's input, here and elsewhere, on one CPU thread.
 
-    python benchmarks/preprocessing.py [--rounds 200]
+    python -m benchmarks.preprocessing [--rounds 200]
 
 Every variant runs once a round, so that whatever else the machine does hits all of them, and medians are
 compared. Where a median is far from the best time, the machine was busy: run it again. The frames differ
@@ -22,7 +22,7 @@ give it an environment of its own:
     .venv-peers/bin/pip install -e . torch opencv-python-headless pillow scikit-image
     .venv-peers/bin/pip install --no-deps ultralytics
     .venv-peers/bin/pip install torchvision pyyaml requests psutil matplotlib  # what importing it needs
-    .venv-peers/bin/python benchmarks/preprocessing.py
+    .venv-peers/bin/python -m benchmarks.preprocessing
 
 With scikit-image's photos at hand, the crop is also compared with PIL's (antialiased) on them.
 The last line is one JSON object.
