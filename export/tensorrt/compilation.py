@@ -219,7 +219,7 @@ def _monitor(trt: Any, progressed: Callable[[str, float], None], stop: threading
 
         def _show(self, name: str) -> None:
             permille = int(self._phases.fraction * _PERMILLE)
-            if permille > self._shown:
+            if permille > self._shown and not stop.is_set():  # a build that is stopped closes its phases
                 self._shown = permille
                 progressed(name, self._phases.fraction)
 

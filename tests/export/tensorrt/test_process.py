@@ -6,14 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from edgecnn.errors import BuildError
 from edgecnn.export.tensorrt import compile_onnx, process
+from edgecnn.export.tensorrt.compilation import Compilation
+from edgecnn.export.tensorrt.protocol import Progressed, Request
 from edgecnn.progress import Progress
 from tests.export.tensorrt.conftest import AMPERE
 from tests.export.tensorrt.graphs import two_convolutions
@@ -69,6 +73,32 @@ def test_ctrl_c_while_compiling(tmp_path: Path, workers: Workers) -> None:
         compile_onnx(two_convolutions(), tmp_path / "p", AMPERE, in_the_middle(interrupt))
     assert list(tmp_path.iterdir()) == []
     assert workers() == []
+
+
+def test_the_progress_monitor_cancels(tmp_path: Path) -> None:
+    """In this process, where it can be seen that the build ends early and not only its process."""
+    stop = threading.Event()
+    seen: list[Struct] = []
+
+    def send(event: Struct) -> None:
+        seen.append(event)
+        stop.set()
+
+    content = two_convolutions()
+    request = Request(
+        flavour="tensorrt_rtx",
+        model=None,
+        model_bytes=len(content),
+        plan=str(tmp_path / "p"),
+        options=AMPERE.to_json(),
+        workspace_bytes=None,
+        cache_folder=str(tmp_path),
+    )
+    with pytest.raises(BuildError, match="the build was stopped"):
+        Compilation(request, send, lambda line: None, stop).run(content)
+    progress = [event.done for event in seen if isinstance(event, Progressed)]
+    assert max(progress) < 1000
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_while_the_compiler_hangs(
