@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.colours import write_colour_onnx
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs deaf to Ctrl-C, and their children inherit it: tests of Ctrl-C
+    # would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

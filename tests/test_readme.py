@@ -18,7 +18,9 @@ README = (ROOT / "README.md").read_text()
 def commands() -> list[str]:
     """The lines after `$ ` in the blocks marked to be run, continuation lines joined."""
     blocks = re.findall(r"<!-- run -->\n```\n(.*?)```", README, re.DOTALL)
-    return [command for block in blocks for command in re.findall(r"^\$ ((?:.*\\\n)*.*)$", block, re.MULTILINE)]
+    return [
+        command for block in blocks for command in re.findall(r"^\$ ((?:.*\\\n)*.*)$", block, re.MULTILINE)
+    ]
 
 
 @pytest.mark.slow
@@ -33,12 +35,20 @@ def test_the_walk_through(demo_folder: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     script = "set -e\n" + "\n".join(commands())
     run = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250, check=False
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     for name in ("model.onnx", "model.calibrated.onnx", "model.int8.onnx", "classified.mp4", "results.jsonl"):
         assert (tmp_path / name).stat().st_size > 1000, name
-    assert "49 Conv, 33 Clip, 9 Add, 1 GlobalAveragePool, 1 Flatten, 1 Gemm" in run.stdout  # as the README prints
+    assert (
+        "49 Conv, 33 Clip, 9 Add, 1 GlobalAveragePool, 1 Flatten, 1 Gemm" in run.stdout
+    )  # as the README prints
     assert "49 int8" in run.stdout
     report = json.loads(run.stdout.strip().splitlines()[-1])
     assert report["images"] == len(list((demo_folder / "frames" / "evaluation").iterdir()))

@@ -22,7 +22,9 @@ def run(command: str, folder: Path) -> str:
     words = [sys.executable if word == "python" else word for word in re.findall(r'"[^"]*"|\S+', command)]
     words = [word.strip('"').replace("samples/", f"{ROOT}/samples/") for word in words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -54,5 +56,7 @@ def test_the_brake_needs_several_sightings_and_stands_when_blind() -> None:
     brake = sample("stop_on_class").Brake("sign", frames=3, min_score=0.2, max_age_ms=100)
     assert [brake.update(result, 10) for result in (seen, seen, clear, seen, seen)] == [False] * 5
     assert brake.update(seen, 10) is True
-    assert [brake.update(result, 10) for result in (clear, clear, seen, clear, clear, clear)] == [True] * 5 + [False]
+    assert [brake.update(result, 10) for result in (clear, clear, seen, clear, clear, clear)] == [
+        True
+    ] * 5 + [False]
     assert brake.update(clear, 101) is True
