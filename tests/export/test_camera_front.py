@@ -121,6 +121,20 @@ def test_a_frame_of_the_inputs_size_is_not_resampled(photos: Path) -> None:
     assert levels_off(image_spec("unit"), photo(photos / "coffee.png", (224, 224)), "rgb").max() < 0.01
 
 
+@pytest.mark.parametrize("pixel_format", YUV)
+def test_bytes_that_no_picture_has(pixel_format: PixelFormat) -> None:
+    """Y below black and colours beyond RGB are clipped where OpenCV clips them."""
+    camera = CameraInput(frame_hw=(64, 64), pixel_format=pixel_format)
+    raw = np.random.default_rng(0).integers(0, 256, camera.shape, np.uint8)
+    code = {"nv12": cv2.COLOR_YUV2RGB_NV12, "yuyv": cv2.COLOR_YUV2RGB_YUYV}[pixel_format]
+    wanted = np.asarray(cv2.cvtColor(raw, code), np.float32)
+    image = image_spec(size_hw=(64, 64), layout="NHWC", scale=1)
+    (found,) = run(front_alone(image, camera), raw[None])
+    off = np.abs(found[0] - wanted)
+    assert (off == 0).mean() >= 0.9999  # OpenCV's 20-bit integers and float32 differ in a tie
+    assert off.max() <= 1
+
+
 # Y, U and V by the standards' definitions, kr and kb being the weights of red and blue in luma
 STANDARDS: dict[YuvMatrix, tuple[float, float]] = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 COLOURS = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (40, 40, 40), (90, 140, 60)]
