@@ -28,7 +28,7 @@ Kind = Literal[
     "convolution", "gemm", "pointwise", "reduction", "pooling", "reformat", "cast", "other", "none"
 ]
 """What a layer does. `reformat` moves numbers without changing them, `cast` also changes their type, and
-`none` runs nothing on the GPU (arithmetic on shapes, layers that were optimized away)."""
+`none` runs no kernel (arithmetic on shapes, signals between streams, layers that were optimized away)."""
 
 BYTES = {
     "fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "fp4": 0.5, "int8": 1.0, "uint8": 1.0, "int32": 4.0,
