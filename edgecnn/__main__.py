@@ -13,10 +13,15 @@ def entry_point() -> None:
     """Run the command line and exit with its code."""
     try:
         from edgecnn.cli import entry_point as run
+
+        run()
     except KeyboardInterrupt:
         print("edgecnn: error: interrupted", file=sys.stderr)  # noqa: T201 (nothing else is imported yet)
         sys.exit(1)
-    run()
+    finally:
+        # CPython remembers a KeyboardInterrupt that left an exec(), as dataclasses use while they are
+        # imported, and would exit by that signal although it was handled. The next exec() makes it forget.
+        exec("")
 
 
 if __name__ == "__main__":
