@@ -33,7 +33,7 @@ from edgecnn.export.lowering import lower_graph, refuse_lowered
 from edgecnn.export.measure import check_spec, measure_accuracy
 from edgecnn.export.placement import activations, is_anchor, scale_source, weight_axis, weight_of
 from edgecnn.files import check_output
-from edgecnn.metadata import ACCURACY_KEY, QUANTIZATION_KEY
+from edgecnn.metadata import ACCURACY_KEY, CAMERA_KEY, QUANTIZATION_KEY
 from edgecnn.preprocess import Preprocessor
 from edgecnn.progress import Progress, no_progress
 from edgecnn.quantization import LEVELS, QuantizationTable, WeightScales
@@ -102,6 +102,12 @@ def calibrate(
     target = check_output(output, force=force)
     graph = load_graph(model)
     refuse_lowered(graph)
+    if CAMERA_KEY in graph.metadata_props:
+        raise BuildError(
+            f"{model} has its preprocessing compiled in",
+            expected="the model before that",
+            remedy="Calibrate what `edgecnn export` wrote; `edgecnn build --camera` comes last",
+        )
     for key in (QUANTIZATION_KEY, ACCURACY_KEY):
         graph.metadata_props.pop(key, None)
     spec = check_spec(graph, spec, name=str(model))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgecnn.camera_input import CameraInput
 from edgecnn.errors import ModelFormatError, ModelNotFoundError
 from edgecnn.files import sha256_file, write_atomic
 from edgecnn.gpu import read_gpu
@@ -74,6 +75,7 @@ class EngineInfo:
         build_s: duration of the compilation, in seconds.
         accuracy: the report of the graph's accuracy, if it was measured.
         spec: the model's.
+        camera: the frames' bytes that the plan takes; None where it takes the spec's tensor.
         edgecnn: the version that built it.
     """
 
@@ -102,6 +104,7 @@ class EngineInfo:
     build_s: float | None = None
     accuracy: Mapping[str, Any] | None = None
     spec: ModelSpec | None = None
+    camera: CameraInput | None = None
     version: int = SIDECAR_VERSION
 
     def to_json(self) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgecnn.dataset import FrameSet
 from edgecnn.errors import BuildError
+from edgecnn.export.camera_front import with_camera
 from edgecnn.export.graph import load_graph, to_bytes
 from edgecnn.export.lowering import PRECISIONS, Precision, Target, lower_graph
 from edgecnn.export.measure import check_spec, compiled, measure_accuracy, measure_latency
@@ -28,6 +29,8 @@ from edgecnn.spec import ModelSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from edgecnn.camera_input import CameraInput
 
 __all__ = ["BuildResult", "Candidate", "build"]
 
@@ -118,6 +121,7 @@ def build(
     min_agreement: float = DEFAULT_MIN_AGREEMENT,
     spec: ModelSpec | None = None,
     threads: int | None = None,
+    camera: CameraInput | None = None,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> BuildResult:
@@ -133,6 +137,8 @@ def build(
         min_agreement: with `auto`, how often the result must be FP32's, in [0, 1].
         spec: for a foreign file that has none.
         threads: CPU threads to measure with.
+        camera: the frames' bytes that the built graph is to take; its preprocessing is then in the graph.
+            Accuracy and latency are those of the graph behind it.
         force: overwrite `output`.
 
     Raises:
@@ -185,7 +191,10 @@ def build(
         chosen, reason = _choose(candidates, min_agreement)
     else:
         chosen, reason = next(c for c in candidates if c.precision == precision), "asked for"
-    write_atomic(destination, _with_report(lowered[chosen.precision], chosen), force=force)
+    content = _with_report(lowered[chosen.precision], chosen)
+    if camera is not None:
+        content = with_camera(content, camera)
+    write_atomic(destination, content, force=force)
     return BuildResult(
         path=destination,
         precision=chosen.precision,

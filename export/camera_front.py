@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from edgecnn.camera_input import CameraInput
 from edgecnn.errors import BuildError
-from edgecnn.export.graph import constant
+from edgecnn.export.graph import constant, to_bytes
 from edgecnn.export.resampling import Taps, resize_taps
 from edgecnn.export.yuv import Yuv, yuv_to_rgb
 from edgecnn.metadata import CAMERA_KEY, SPEC_KEY
@@ -45,7 +45,7 @@ from edgecnn.spec import ImageSpec, ModelSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["add_camera_front"]
+__all__ = ["add_camera_front", "with_camera"]
 
 _ORDERS = {"bgr": "BGR", "rgb": "RGB", "bgrx": "BGR", "gray": "GRAY", "nv12": "BGR", "yuyv": "BGR"}
 _GREY = {"R": 9798, "G": 19235, "B": 3735}  # OpenCV's, in 1/2**15: BT.601's 0.299, 0.587, 0.114
@@ -122,6 +122,22 @@ class _Front:
         rounded = self.node(f"{name}/floor", "Floor", self.scalar(f"{name}/half", "Add", value, 0.5))
         limits = (self.constant(f"{number:g}", np.float32(number)) for number in (0, 255))
         return self.node(name, "Clip", rounded, *limits)
+
+
+def with_camera(content: bytes, camera: CameraInput) -> bytes:
+    """A lowered model, given as the bytes of its file, with the front before it.
+
+    The front goes on after lowering: so it stays in FP32, and the graph behind it is the one that was
+    measured.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    model = ir.from_proto(onnx.load_from_string(content))
+    spec = ModelSpec.from_metadata(model.metadata_props)
+    assert spec is not None  # every builder writes it
+    add_camera_front(model, spec, camera)
+    return to_bytes(model)
 
 
 def _tensor_input(graph: ir.Graph, image: ImageSpec) -> ir.Value:

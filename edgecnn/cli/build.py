@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgecnn.cli.camera_options import camera_options
 from edgecnn.cli.common import (
     emit,
     example_help,
@@ -21,6 +22,7 @@ from edgecnn.cli.engine_options import ENGINE_TARGETS, EngineOptions, engine_opt
 from edgecnn.cli.spec_options import SpecOptions, model_spec, spec_options
 
 if TYPE_CHECKING:
+    from edgecnn.camera_input import CameraInput
     from edgecnn.export import BuildResult
 
 __all__ = ["command"]
@@ -34,6 +36,7 @@ edgecnn build model.calibrated.onnx --precision int8 --target onnxruntime -o mod
 edgecnn build model.calibrated.onnx --precision auto --min-agreement 0.97 --data photos/ -o model.best.onnx
 edgecnn build model.calibrated.onnx --precision int8 --target tensorrt -o model.engine
 edgecnn build model.onnx --precision fp16 --target tensorrt-rtx --compute-capability 8.6 -o model.engine
+edgecnn build model.onnx --precision fp16 --target tensorrt --camera 1920x1080 --pixel-format nv12 -o model.engine
 """
     ),
 )
@@ -63,6 +66,7 @@ edgecnn build model.onnx --precision fp16 --target tensorrt-rtx --compute-capabi
     help="Frames of --data to use at most.",
 )
 @threads_option
+@camera_options
 @engine_options
 @spec_options
 @force_option
@@ -76,6 +80,7 @@ def command(
     data: str | None,
     limit: int,
     threads: int | None,
+    camera: CameraInput | None,
     engine_options: EngineOptions,
     spec_options: SpecOptions,
     force: bool,
@@ -100,6 +105,7 @@ def command(
             spec=spec_options,
             data=data,
             limit=limit,
+            camera=camera,
             force=force,
             as_json=as_json,
         )
@@ -118,6 +124,7 @@ def command(
             min_agreement=min_agreement,
             spec=model_spec(model, spec_options),
             threads=threads,
+            camera=camera,
             force=force,
             progress=progress,
         )

@@ -13,6 +13,7 @@ from edgecnn.cli.engine_options import EngineOptions
 from edgecnn.cli.spec_options import SpecOptions, model_spec
 
 if TYPE_CHECKING:
+    from edgecnn.camera_input import CameraInput
     from edgecnn.export.tensorrt import CompileReport, Flavour
 
 __all__ = ["build_command", "inspect_command"]
@@ -28,6 +29,7 @@ def build_command(
     spec: SpecOptions,
     data: str | None,
     limit: int,
+    camera: CameraInput | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -46,6 +48,7 @@ def build_command(
             options=options.resolve(),
             spec=model_spec(model, spec),
             data=None if data is None else open_frames(data, limit=limit),
+            camera=camera,
             force=force,
             progress=progress,
         )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edgecnn import __version__
 from edgecnn.engine import EngineInfo, sidecar_path, write_engine_info
 from edgecnn.errors import BuildError
+from edgecnn.export.camera_front import with_camera
 from edgecnn.export.tensorrt.compiler import CompileResult, compile_onnx
 from edgecnn.export.tensorrt.flavours import Flavour, require
 from edgecnn.export.tensorrt.options import CompileOptions
@@ -33,6 +34,7 @@ from edgecnn.spec import ModelSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from edgecnn.camera_input import CameraInput
     from edgecnn.dataset import FrameSet
     from edgecnn.export.lowering import Precision
 
@@ -108,6 +110,7 @@ def build_engine(
     options: CompileOptions | None = None,
     spec: ModelSpec | None = None,
     data: FrameSet | None = None,
+    camera: CameraInput | None = None,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> EngineBuildResult:
@@ -121,6 +124,7 @@ def build_engine(
         precision: `fp32`, `fp16` or `int8`.
         spec: for a foreign file that has none.
         data: frames to measure the accuracy of the lowered graph on, in ONNX Runtime.
+        camera: the frames' bytes that the plan is to take; its preprocessing is then in the plan.
         force: overwrite `output` and its sidecar.
 
     Raises:
@@ -136,10 +140,11 @@ def build_engine(
     sidecar = check_output(sidecar_path(output), force=force)
     lowered = _lower(model, precision, spec)
     accuracy = _accuracy(lowered, data, progress)
+    content = lowered.content if camera is None else with_camera(lowered.content, camera)
     result = compile_onnx(
-        lowered.content, output, options, progress, flavour=flavour, precision=precision, force=force
+        content, output, options, progress, flavour=flavour, precision=precision, force=force
     )
-    info = _describe(result, options, precision, lowered, accuracy, Path(model))
+    info = _describe(result, options, precision, lowered, accuracy, Path(model), camera)
     write_engine_info(info, output, force=force)
     return EngineBuildResult(
         path=result.path,
@@ -256,6 +261,7 @@ def _describe(
     lowered: Lowered,
     accuracy: Mapping[str, Any] | None,
     source: Path,
+    camera: CameraInput | None,
 ) -> EngineInfo:
     return EngineInfo(
         flavour=result.flavour,
@@ -286,6 +292,7 @@ def _describe(
         build_s=round(result.build_s, 3),
         accuracy=accuracy,
         spec=lowered.spec,
+        camera=camera,
     )
 
 
