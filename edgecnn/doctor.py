@@ -180,7 +180,7 @@ def _export_packages(*, jetson: bool) -> Iterator[Finding]:
 
 
 def _nvidia(base: Path, device: Device) -> Iterator[Finding]:
-    purpose = "TensorRT engines, in a later version of edgecnn"
+    purpose = "building TensorRT engines; running them comes in a later version of edgecnn"
     jetson = device.l4t is not None
     driver = _first_line(base / "proc/driver/nvidia/version") or (
         f"of Jetson Linux {device.l4t}" if jetson else None

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgecnn.backends import PLAN_SUFFIXES
 from edgecnn.camera_input import CameraInput
 from edgecnn.errors import ModelFormatError, ModelNotFoundError
 from edgecnn.files import sha256_file, write_atomic
@@ -35,7 +36,6 @@ __all__ = [
 
 SIDECAR_VERSION = 1
 
-_PLAN_SUFFIXES = (".engine", ".plan", ".trt")
 _TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 
 
@@ -169,7 +169,7 @@ class Here:
 def sidecar_path(plan: str | os.PathLike[str]) -> Path:
     """`model.plan`, `model.engine`, `model.trt` → `model.engine.json`; other names get it appended."""
     path = Path(plan)
-    stem = path.stem if path.suffix in _PLAN_SUFFIXES else path.name
+    stem = path.stem if path.suffix in PLAN_SUFFIXES else path.name
     return path.with_name(f"{stem}.engine.json")
 
 

@@ -15,6 +15,7 @@ from edgecnn.errors import BackendUnavailableError, InputError, ModelFormatError
 
 __all__ = ["Backend", "FunctionBackend", "TensorInfo", "check_feeds", "open_backend"]
 
+PLAN_SUFFIXES = (".engine", ".plan", ".trt")
 BACKENDS = ("onnxruntime",)
 
 
@@ -74,7 +75,8 @@ def open_backend(
 
     Raises:
         ModelNotFoundError, ModelFormatError: no file, or none that a backend reads.
-        BackendUnavailableError: the library is not installed, or there is none of that name.
+        BackendUnavailableError: the library is not installed, there is none of that name, or the file is a
+            TensorRT plan.
     """
     file = Path(path)
     if backend not in ("auto", *BACKENDS):
@@ -84,6 +86,13 @@ def open_backend(
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
         raise ModelNotFoundError(f"model {file} {what}", expected="an ONNX file")
+    if file.suffix in PLAN_SUFFIXES:
+        raise BackendUnavailableError(
+            f"cannot run {file}",
+            got="a TensorRT plan, which this version builds and does not run",
+            expected=".onnx",
+            remedy=f"trtexec --loadEngine={file} runs it; `edgecnn inspect {file}` says what it is",
+        )
     if file.suffix != ".onnx":
         raise ModelFormatError(
             f"cannot load {file}", got=f"a file that ends in {file.suffix or 'nothing'}", expected=".onnx"

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from edgecnn.backends import PLAN_SUFFIXES
 from edgecnn.cli.common import emit, example_help, json_option, print_table
 from edgecnn.cli.engine_options import ENGINE_TARGETS, EngineOptions, engine_options
 
@@ -20,6 +21,7 @@ __all__ = ["command"]
         """
 edgecnn inspect model.int8.onnx
 edgecnn inspect model.onnx --json | python -m json.tool
+edgecnn inspect model.engine
 edgecnn inspect model.calibrated.onnx --target tensorrt-rtx --precision int8 --compute-capability 8.6
 """
     ),
@@ -41,7 +43,7 @@ def command(
     """Show what a model file says of itself, and what is run.
 
     That is FILE's spec, its inputs and outputs, quantization, measured accuracy, and the operators that
-    ONNX Runtime makes of it. With --target it is instead what TensorRT compiles of FILE, layer by layer;
+    ONNX Runtime makes of it; of a TensorRT plan, what stands in the file beside it. With --target it is instead what TensorRT compiles of FILE, layer by layer;
     TensorRT for RTX needs no GPU for that.
     """
     engine_options.refuse_for(target)
@@ -52,6 +54,9 @@ def command(
         return
     if precision is not None:
         raise click.UsageError("--precision: only with --target")
+    if file.suffix in PLAN_SUFFIXES:
+        _show_plan(file, as_json)
+        return
     report = _report(file)
     sections = {
         "spec": {**report["spec"], "labels": len(report["spec"]["labels"])} if report["spec"] else None,
@@ -74,6 +79,25 @@ def command(
         counts = ", ".join(f"{count} {name}" for name, count in report["operators"].items())
         rows.append(("operators that are run", counts))
     print_table(str(file), rows, ("", "value"), as_json=as_json, align="left")
+    emit(report, as_json)
+
+
+def _show_plan(file: Path, as_json: bool) -> None:
+    """What a TensorRT plan's sidecar says, and whether the plan is the one it speaks of."""
+    import json
+
+    from edgecnn.engine import read_engine_info, sidecar_path
+    from edgecnn.files import sha256_file
+
+    info = read_engine_info(file)
+    report = {**json.loads(info.to_json()), "plan_is_intact": sha256_file(file) == info.plan_sha256}
+    shown = (
+        {**report, "spec": {**report["spec"], "labels": len(report["spec"]["labels"])}}
+        if info.spec
+        else report
+    )
+    rows = [(name, value) for name, value in _flat(shown) if value not in ("–", "[]", "{}")]
+    print_table(f"{file}, by {sidecar_path(file)}", rows, ("", "value"), as_json=as_json, align="left")
     emit(report, as_json)
 
 

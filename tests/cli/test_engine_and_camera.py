@@ -1,4 +1,4 @@
-"""`edgecnn build --camera`: the built model takes the camera's own bytes."""
+"""Built models that take the camera's own bytes, and TensorRT plans, through the command line."""
 
 from __future__ import annotations
 
@@ -93,3 +93,34 @@ def test_a_model_with_its_preprocessing_inside_is_not_calibrated(
     )
     assert main(["calibrate", str(built), "--data", "photos/", "-o", str(tmp_path / "out.onnx")]) == 1
     assert "lowered already" in capsys.readouterr().err
+
+
+def test_a_plan_is_inspected_and_not_run(
+    colour_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'edgecnn[rtx]'")
+    plan = tmp_path / "model.engine"
+    options = [
+        "--target",
+        "tensorrt-rtx",
+        "--precision",
+        "fp16",
+        "--compute-capability",
+        "8.6",
+        "-o",
+        str(plan),
+    ]
+    assert main(["build", str(colour_onnx), *options]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(plan), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["flavour"], report["precision"], report["plan_is_intact"]) == (
+        "tensorrt_rtx",
+        "fp16",
+        True,
+    )
+    plan.write_bytes(plan.read_bytes()[:-1])
+    assert main(["inspect", str(plan), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["plan_is_intact"] is False
+    with pytest.raises(edgecnn.EdgeCNNError, match="trtexec --loadEngine"):
+        edgecnn.load(plan)
