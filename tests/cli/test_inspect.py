@@ -168,7 +168,7 @@ def test_a_machine_without_onnx(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("gone.onnx", None, "does not exist"),
-        ("model.engine", b"x", "cannot load"),
+        ("model.engine", b"x", "model.engine.json"),
         ("empty.onnx", b"", "empty.onnx"),
         ("text.onnx", b"hello, this is no model", "text.onnx"),
     ],
