@@ -67,11 +67,13 @@ def load_graph(path: str | os.PathLike[str]) -> ir.Model:
         raise ModelFormatError(
             f"{file} is not a valid ONNX model", got=_first_line(error), remedy="Export it again"
         ) from error
+    _check_constants(model, file)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
-    if not model.metadata_props.keys() & {EXPORT_KEY, QUANTIZATION_KEY, BUILD_KEY}:
-        simplify(model)
+    sides = _input_sides(model)
+    if sides and not model.metadata_props.keys() & {EXPORT_KEY, QUANTIZATION_KEY, BUILD_KEY}:
+        simplify(model, sides)
         model = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
     return model
 
@@ -174,6 +176,35 @@ def _in_known_opset(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
     del converted.metadata_props[:]
     converted.metadata_props.extend(proto.metadata_props)
     return converted
+
+
+def _input_sides(model: ir.Model) -> list[Any]:
+    """The sides of the one input: a number, or a name, or None for a free batch. Empty if not known."""
+    inputs = model.graph.inputs
+    if len(inputs) != 1 or inputs[0].shape is None:
+        return []
+    sides: list[Any] = []
+    for index, side in enumerate(inputs[0].shape):
+        if isinstance(side, int) and side > 0:
+            sides.append(side)
+        else:
+            name = None if isinstance(side, int) else side.value
+            sides.append(None if index == 0 else name or f"side_{index}")
+    return sides
+
+
+def _check_constants(model: ir.Model, file: Path) -> None:
+    """Older versions of ONNX's checker do not compare the bytes of a constant with its shape."""
+    try:
+        for value in model.graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value.numpy()
+    except ValueError as error:
+        raise ModelFormatError(
+            f"{file} is not a valid ONNX model",
+            got=f"a constant of another size: {_first_line(error)}",
+            remedy="Copy or export it again, with the files that hold its weights",
+        ) from error
 
 
 def _not_whole(file: Path) -> ModelFormatError:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn.backends.onnxruntime import create_session
 from edgecnn.calibration.calibrator import observe_activations, weight_scales
 from edgecnn.calibration.ranges import choose_range
+from edgecnn.errors import ModelFormatError
 from edgecnn.export.graph import load_graph, to_bytes
 from edgecnn.export.lowering import Precision, lower_graph
 from edgecnn.metadata import EXPORT_KEY, QUANTIZATION_KEY, SPEC_KEY
@@ -131,6 +133,19 @@ class Net:
         helper.set_model_props(model, metadata)
         onnx.checker.check_model(model, full_check=True)
         return model
+
+
+def skip_unless_readable(opset: int) -> None:
+    """Skip the test where ONNX Runtime is older than the opset."""
+    net = Net(opset=opset)
+    try:
+        create_session(net.model(net.relu("image")).SerializeToString())
+    except ModelFormatError as error:
+        if "guarantees* support for models stamped with official released onnx opset versions" not in str(
+            error
+        ):
+            raise
+        pytest.skip(f"this ONNX Runtime does not read opset {opset}")
 
 
 def save(model: onnx.ModelProto, path: Path) -> Path:

@@ -117,7 +117,8 @@ def _translate(model: str | os.PathLike[str] | bytes, error: Exception) -> Model
     """ONNX Runtime's message → what is wrong, got, expected, remedy."""
     name = "the model" if isinstance(model, bytes) else os.fspath(model)
     text = _essence(error)
-    if "Protobuf parsing failed" in text or "No graph was found in the protobuf" in text:
+    no_model = ("Protobuf parsing failed", "No graph was found in the protobuf", "does not have a graph")
+    if any(words in text for words in no_model):
         start, size = (model[:8], len(model)) if isinstance(model, bytes) else _start_and_size(Path(model))
         return ModelFormatError(
             f"{name} is not a whole ONNX file",
@@ -128,7 +129,7 @@ def _translate(model: str | os.PathLike[str] | bytes, error: Exception) -> Model
     remedy = None
     if "opset" in text.lower() or "IR version" in text:
         remedy = "Export it again with --opset 19, or use a newer ONNX Runtime"
-    elif "xternal data" in text:
+    elif "xternal data" in text or "No such file or directory" in text:
         remedy = "Copy the files that hold its weights to the same folder"
     return ModelFormatError(f"ONNX Runtime does not accept {name}", got=text, remedy=remedy)
 

@@ -81,7 +81,7 @@ def lower_fp16(model: ir.Model, *, keep: Collection[ir.Node] = ()) -> None:
         for index, value in enumerate(node.inputs):
             if value is None or value.dtype not in (half, single):
                 continue
-            variable = None if schema is None else _fp16_variable(schema.inputs, index)
+            variable = None if schema is None else _fp16_variable(schema, schema.inputs, index)
             wanted = single if variable is None else half
             if value.dtype != wanted:
                 node.replace_input_with(index, cast(value, wanted))
@@ -91,7 +91,7 @@ def lower_fp16(model: ir.Model, *, keep: Collection[ir.Node] = ()) -> None:
             if (
                 value.dtype == single
                 and schema is not None
-                and _fp16_variable(schema.outputs, index) in halved
+                and _fp16_variable(schema, schema.outputs, index) in halved
             ):
                 value.type = ir.TensorType(half)
     for index in borders:
@@ -112,10 +112,16 @@ def _schema(node: ir.Node, opset: int) -> OpSchema | None:
     return onnx.defs.get_schema(node.op_type, opset)
 
 
-def _fp16_variable(parameters: Sequence[OpSchema.FormalParameter], index: int) -> str | None:
+def _fp16_variable(
+    schema: OpSchema, parameters: Sequence[OpSchema.FormalParameter], index: int
+) -> str | None:
     """The type variable of an input or output, such as `T`, if it may be FP16."""
-    parameter = parameters[min(index, len(parameters) - 1)]  # the last one may stand for several
-    return parameter.type_str if "tensor(float16)" in parameter.types else None
+    variable = parameters[min(index, len(parameters) - 1)].type_str  # the last one may stand for several
+    # not `.types` of the parameter, which onnx 1.20 fails to convert to Python
+    allowed = [
+        entry.allowed_type_strs for entry in schema.type_constraints if entry.type_param_str == variable
+    ]
+    return variable if allowed and "tensor(float16)" in allowed[0] else None
 
 
 def stays_in_fp32(node: ir.Node) -> bool:

@@ -35,7 +35,7 @@ def test_no_file(tmp_path: Path) -> None:
         open_backend(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.engine", "model"])
+@pytest.mark.parametrize("name", ["model.tflite", "model"])
 def test_another_kind_of_file(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     with pytest.raises(ModelFormatError, match=r"expected \.onnx"):

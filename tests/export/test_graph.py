@@ -43,6 +43,10 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     assert "ir_version 99" in said["ir_version_99"]
     assert "Frobnicate" in said["unknown_operator"]
     assert "Copy weights.bin to the same folder" in said["missing_external_data"]
+    assert (
+        "files that hold its weights" in said["short_external_data"]
+        or "weights.bin" in said["short_external_data"]
+    )
 
 
 @pytest.mark.parametrize("what", ["missing", "folder"])

@@ -14,7 +14,18 @@ from edgecnn.export.graph import to_bytes
 from edgecnn.export.lowering import lower_graph
 from edgecnn.export.measure import compiled
 from edgecnn.spec import Layout
-from tests.networks import SIDE, Net, calibrated, graph_of, inputs, lowered_bytes, operators, run, sqnr_db
+from tests.networks import (
+    SIDE,
+    Net,
+    calibrated,
+    graph_of,
+    inputs,
+    lowered_bytes,
+    operators,
+    run,
+    skip_unless_readable,
+    sqnr_db,
+)
 
 
 @dataclass(frozen=True)
@@ -385,6 +396,7 @@ def names_that_are_taken(net: Net) -> Sequence[str]:
 @pytest.mark.parametrize("name", CASES)
 def test_network(name: str, tmp_path: Path) -> None:
     entry = CASES[name]
+    skip_unless_readable(entry.opset)
     net = Net(entry.shape, opset=entry.opset)
     graph = graph_of(net.model(*entry.build(net)), tmp_path)
     original = to_bytes(graph)
