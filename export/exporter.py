@@ -8,10 +8,11 @@ module, spec and library versions give the same bytes: no date, no path and no r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,6 @@ float32 sums differs. A wrong weight, axis or constant is orders of magnitude ab
 _MAX_BYTES = 2**31 - 1  # protobuf's limit for one message
 _MAX_IR_VERSION = 10  # the newest that onnxruntime 1.20 and TensorRT 10.3 read
 _DYNAMIC_BATCHES = (1, 3, 2)
-_STAGES = 5
 
 
 def export_onnx(
@@ -98,31 +98,35 @@ def export_onnx(
     from edgecnn.export.reference import Reference
     from edgecnn.export.samples import sample_batches
 
-    progress("check the module", 0, _STAGES)
-    reference = Reference(module)
-    reference.check_shape(spec.image)
-    _check_batch(reference, batch)
-    images = sample_batches(spec.image, _DYNAMIC_BATCHES if batch is None else (batch,))
-    with reference.evaluating():
-        own_outputs = reference.check(images[0])
+    with _stage("check the module", progress):
+        reference = Reference(module)
+        reference.check_shape(spec.image)
+        _check_batch(reference, batch)
+        images = sample_batches(spec.image, _DYNAMIC_BATCHES if batch is None else (batch,))
+        with reference.evaluating():
+            own_outputs = reference.check(images[0])
         check_task(spec, own_outputs)
-        progress("translate to ONNX", 1, _STAGES)
-        # torch takes a batch of 1 for a constant, so a free one is traced with 2
-        example = np.repeat(images[0][:1], 2, axis=0) if batch is None else images[0]
-        captured = capture(
-            reference, torch.from_numpy(example), opset=opset, dynamic_batch=batch is None, exporter=exporter
-        )
-        progress("simplify", 2, _STAGES)
-        model, torch_names, spec, notes = _tidy(
-            captured, reference, spec, list(own_outputs), output_names, batch=batch, opset=opset
-        )
-        progress("compare with PyTorch", 3, _STAGES)
-        parity = compare(model, captured, torch_names, reference, images, spec, tolerance=tolerance)
-    progress("write", 4, _STAGES)
-    _describe(model, spec, parity, captured.exporter, source)
-    data = model.SerializeToString(deterministic=True)
-    write_atomic(target, data, force=force)
-    progress("write", _STAGES, _STAGES)
+    with reference.evaluating():
+        with _stage("translate to ONNX", progress):
+            # torch takes a batch of 1 for a constant, so a free one is traced with 2
+            example = np.repeat(images[0][:1], 2, axis=0) if batch is None else images[0]
+            captured = capture(
+                reference,
+                torch.from_numpy(example),
+                opset=opset,
+                dynamic_batch=batch is None,
+                exporter=exporter,
+            )
+        with _stage("simplify", progress):
+            model, torch_names, spec, notes = _tidy(
+                captured, reference, spec, list(own_outputs), output_names, batch=batch, opset=opset
+            )
+        with _stage("compare with PyTorch", progress):
+            parity = compare(model, captured, torch_names, reference, images, spec, tolerance=tolerance)
+    with _stage("write", progress):
+        _describe(model, spec, parity, captured.exporter, source)
+        data = model.SerializeToString(deterministic=True)
+        write_atomic(target, data, force=force)
     return ExportResult(
         path=target,
         size_bytes=len(data),
@@ -136,6 +140,13 @@ def export_onnx(
         notes=notes,
         seconds=perf_counter() - started,
     )
+
+
+@contextlib.contextmanager
+def _stage(name: str, progress: Progress) -> Iterator[None]:
+    progress(name, 0, 1)
+    yield
+    progress(name, 1, 1)
 
 
 def _check_options(opset: int, batch: int | None, exporter: str) -> None:
@@ -177,12 +188,13 @@ def _tidy(
 
     model = captured.model
     _check_size(model)
-    simplify(model)
+    input_shape = (batch, *spec.image.shape)
+    simplify(model, input_shape)
     names = choose_output_names(model, own_names, spec, asked_names)
     torch_values = _values_known_to_torch(captured)
     finish(
         model,
-        input_shape=(batch, *spec.image.shape),
+        input_shape=input_shape,
         output_names=names,
         parameter_names=reference.parameter_names,
     )

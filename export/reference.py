@@ -205,7 +205,7 @@ def _check_signature(module: Any, kind: Kind) -> None:
     """One required argument; further ones need defaults."""
     try:
         if kind == "torchscript":
-            arguments = [argument for argument in module.forward.schema.arguments if argument.name != "self"]
+            arguments = module.forward.schema.arguments[1:]  # behind self, whatever it is called
             required = [argument.name for argument in arguments if not argument.has_default_value()]
             total = len(arguments)
         else:

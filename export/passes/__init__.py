@@ -20,16 +20,25 @@ if TYPE_CHECKING:
 __all__ = ["finish", "simplify"]
 
 _ALWAYS_FOLDED = 512 * 512  # elements
+_MAX_ROUNDS = 8
 
 
-def simplify(model: ir.Model) -> None:
-    """Fold and fuse, in place; names and metadata stay torch's."""
+def simplify(model: ir.Model, input_shape: Sequence[int | None]) -> None:
+    """Fold and fuse, in place; names and metadata stay torch's.
+
+    Args:
+        model: as torch exports it.
+        input_shape: sides of the image input, None for a free batch.
+    """
     import onnx_ir.passes.common as common
     from onnxscript.optimizer import optimize_ir
 
     from edgecnn.export.passes.batch_free_reshapes import BatchFreeReshapes
     from edgecnn.export.passes.fold_leading_batch_norm import FoldLeadingBatchNorm
     from edgecnn.export.passes.global_average_pool import GlobalAveragePools
+    from edgecnn.export.passes.input_shape import InputShape
+    from edgecnn.export.passes.known_sides import KnownSides
+    from edgecnn.export.passes.resize_by_scales import ResizeByScales
     from edgecnn.export.passes.split_batch_norms import SplitBatchNorms
     from edgecnn.export.passes.unshare_weights import UnshareWeights
 
@@ -38,16 +47,20 @@ def simplify(model: ir.Model) -> None:
     sizes = [value.const_value.size for value in model.graph.initializers.values() if value.const_value]
     largest = max([_ALWAYS_FOLDED, *sizes])
     with quiet():
-        # This also lifts constants to initializers, where the passes below look for them.
-        optimize_ir(model, input_size_limit=sys.maxsize, output_size_limit=largest)
-        made_foldable = [one_pass(model).modified for one_pass in (SplitBatchNorms(), UnshareWeights())]
-        if any(made_foldable):
+        for _ in range(_MAX_ROUNDS):  # what one round decides, the next one may build on
+            InputShape(input_shape)(model)
             optimize_ir(model, input_size_limit=sys.maxsize, output_size_limit=largest)
+            prepared = [
+                one_pass(model).modified for one_pass in (KnownSides(), SplitBatchNorms(), UnshareWeights())
+            ]
+            if not any(prepared):
+                break
         for one_pass in (
+            InputShape(input_shape),
             FoldLeadingBatchNorm(),
             GlobalAveragePools(),
             BatchFreeReshapes(),
-            common.IdentityEliminationPass(),
+            ResizeByScales(),
             common.RemoveUnusedNodesPass(),
             common.DeduplicateInitializersPass(),
             common.OutputFixPass(),  # one tensor as two outputs needs an Identity after all

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,21 @@ def torchvision() -> ModuleType:
     except ImportError:
         pytest.skip("torchvision is not installed")
     return importlib.import_module("torchvision")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torch_translations_read_once() -> Iterator[None]:
+    """torch compiles its table of translations anew for each export, which is half of a small one's time."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # no torch, or another one: only slower
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from edgecnn.errors import BuildError, ModelFormatError
 from edgecnn.export.graph import to_bytes
 from edgecnn.export.lowering import lower_graph
 from edgecnn.export.measure import compiled
+from edgecnn.quantization import QuantizationTable
 from edgecnn.spec import Layout
 from tests.networks import (
     SIDE,
@@ -25,6 +26,7 @@ from tests.networks import (
     run,
     skip_unless_readable,
     sqnr_db,
+    with_table,
 )
 
 
@@ -96,6 +98,15 @@ def depthwise_grouped_pointwise_dilated_strided(net: Net) -> Sequence[str]:
     x = net.conv(x, 12, 8, 1, bias=False)
     x = net.conv(x, 8, 8, pads=[2, 1, 2, 1], dilations=[2, 1], strides=[2, 1])
     return [net.pooled(x)]
+
+
+@case({"int8": 3})
+def one_and_three_dimensions(net: Net) -> Sequence[str]:
+    x = net.add("Reshape", net.relu(net.conv("image", 3, 8)), net.constant(np.array([0, 8, 64])))
+    x = net.relu(net.add("Conv", x, net.weights(4, 8, 3), net.constant([0.5] * 4), pads=[1, 1]))  # (N, 4, 64)
+    x = net.add("Reshape", x, net.constant(np.array([0, 4, 4, 4, 4])))
+    x = net.add("Conv", x, net.weights(4, 4, 3, 3, 3), auto_pad="SAME_UPPER")
+    return [net.add("Flatten", net.add("GlobalAveragePool", x))]
 
 
 @case({"int8": 1, "fp32": 1})
@@ -428,6 +439,23 @@ def test_a_free_batch_takes_any_number(batch: int, tmp_path: Path) -> None:
     assert together.shape == (batch, 5)
     alone = np.concatenate([run(content, value[None])[0] for value in values])
     np.testing.assert_array_equal(together, alone)
+
+
+def test_what_the_table_lacks_stays_in_float(tmp_path: Path) -> None:
+    net = Net()
+    net.add("Conv", "image", net.weights(4, 3, 1, 1), name="c")
+    net.add("MaxPool", "c", kernel_shape=[2, 2], name="m")
+    net.add("Conv", "m", net.weights(4, 4, 1, 1), name="d")
+    net.add("Conv", "d", net.weights(4, 4, 1, 1), name="e")
+    graph = calibrated(graph_of(net.model(net.pooled("e")), tmp_path))
+    original = to_bytes(graph)
+    table = QuantizationTable.from_metadata(graph.metadata_props)
+    assert table is not None
+    known = {name: entry for name, entry in table.activations.items() if name != "c"}
+    content = lowered_bytes(with_table(graph, known, table.weights))
+    # The first has no range to give, and the second, behind a pooling, none to take.
+    assert compiled(content).convolutions == {"fp32": 2, "int8": 1}
+    assert sqnr_db(run(original, inputs()), run(content, inputs())) > 30
 
 
 def test_without_a_table_it_is_refused(tmp_path: Path) -> None:

@@ -163,8 +163,17 @@ def test_every_opset(opset: int, tmp_path: Path) -> None:
     assert operators(result.path)["GlobalAveragePool"] == 1
 
 
-def test_fixed_batch_of_three(tmp_path: Path) -> None:
-    result = export_onnx(trained(Residual()), spec(), tmp_path / "model.onnx", batch=3)
+def test_fixed_batch_of_three_and_progress(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int | None]] = []
+    result = export_onnx(
+        trained(Residual()),
+        spec(),
+        tmp_path / "model.onnx",
+        batch=3,
+        progress=lambda *step: told.append(step),
+    )
+    stages = ["check the module", "translate to ONNX", "simplify", "compare with PyTorch", "write"]
+    assert told == [(stage, done, 1) for stage in stages for done in (0, 1)]
     assert result.inputs[0].shape == (3, 3, SIZE, SIZE)
     assert result.outputs[0].shape == (3, 5)
 

@@ -89,8 +89,8 @@ def corrupt(monkeypatch: pytest.MonkeyPatch) -> Any:
     def install(name: str, factor: float) -> None:
         simplify = edgecnn.export.passes.simplify
 
-        def simplify_and_corrupt(model: ir.Model) -> None:
-            simplify(model)
+        def simplify_and_corrupt(model: ir.Model, input_shape: Any) -> None:
+            simplify(model, input_shape)
             value = model.graph.initializers[name]
             assert value.const_value is not None
             array = value.const_value.numpy().copy()

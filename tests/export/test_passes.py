@@ -19,7 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edgecnn.export.passes.batch_free_reshapes import BatchFreeReshapes
 from edgecnn.export.passes.fold_leading_batch_norm import FoldLeadingBatchNorm
 from edgecnn.export.passes.global_average_pool import GlobalAveragePools
+from edgecnn.export.passes.known_sides import KnownSides
 from edgecnn.export.passes.readable_names import ReadableNames
+from edgecnn.export.passes.resize_by_scales import ResizeByScales, _scale
 from edgecnn.export.passes.split_batch_norms import SplitBatchNorms
 
 Array = np.ndarray[Any, Any]
@@ -200,6 +202,68 @@ def test_reshape_forgets_the_batch(target: list[int], allowzero: int, expected: 
 def test_reshape_that_mixes_images_stays() -> None:
     model = graph([helper.make_node("Reshape", ["x", "s"], ["y"])], {"s": np.array([6, 20])}, [2, 3, 4, 5])
     assert not BatchFreeReshapes()(model).modified
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic", "nearest"])
+@pytest.mark.parametrize("size", [(10, 14), (3, 21), (12, 9), (7, 7), (41, 29)])
+def test_resize_forgets_the_batch(mode: str, size: tuple[int, int]) -> None:
+    node = helper.make_node("Resize", ["x", "", "", "s"], ["y"], mode=mode)
+    model = graph([node], {"s": np.array([1, 3, *size])}, [1, 3, 5, 7])
+    one = RNG.normal(size=(1, 3, 5, 7)).astype(np.float32)
+    before = run(model, one)
+    if mode == "nearest" and size in (
+        (12, 9),
+        (7, 7),
+        (41, 29),
+    ):  # no float32 is 41 / 5 or a bit more, and exact
+        assert not ResizeByScales()(model).modified
+        return
+    assert ResizeByScales()(model).modified
+    np.testing.assert_allclose(run(model, one), before, rtol=1e-5, atol=1e-5)
+    for value in (model.graph.inputs[0], model.graph.outputs[0]):
+        assert value.shape is not None
+        value.shape = ir.Shape([4, *value.shape[1:]])
+    assert run(model, one.repeat(4, axis=0)).shape == (4, 3, *size)
+
+
+def test_scale_never_loses_a_pixel() -> None:
+    for old in range(1, 200):
+        for new in range(1, 200):
+            scale = _scale(old, new, exact=False)
+            assert scale is not None
+            assert int(np.float32(scale) * np.float32(old)) == int(scale * old) == new
+    rounded = [
+        (old, new) for old in range(1, 200) for new in range(1, 200) if _scale(old, new, exact=True) is None
+    ]
+    assert rounded  # such sides exist
+
+
+def test_resize_that_keeps_the_aspect_ratio_stays() -> None:
+    node = helper.make_node(
+        "Resize", ["x", "", "", "s"], ["y"], keep_aspect_ratio_policy="not_larger", mode="linear"
+    )
+    assert not ResizeByScales()(graph([node], {"s": np.array([1, 3, 10, 10])}, [1, 3, 5, 7])).modified
+
+
+def test_known_sides_are_answered_and_unknown_ones_asked() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "two"], ["height"]),
+        helper.make_node("Gather", ["s", "zero"], ["batch"]),
+        helper.make_node("Mul", ["height", "batch"], ["y"]),
+    ]
+    constants = {"two": np.array(2), "zero": np.array(0)}
+    proto = helper.make_model(
+        helper.make_graph(
+            nodes, "test", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 5, 7])],
+            [helper.make_tensor_value_info("y", TensorProto.INT64, [])],
+            [numpy_helper.from_array(array, name) for name, array in constants.items()],
+        ), opset_imports=[helper.make_opsetid("", 19)], ir_version=8,
+    )  # fmt: skip
+    model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+    assert KnownSides()(model).modified
+    assert operators(model) == {"Shape": 1, "Gather": 1, "Mul": 1}
+    assert run(model, np.zeros((3, 3, 5, 7), np.float32)) == 15
 
 
 def test_batch_norm_behind_a_concat_of_convolutions() -> None:

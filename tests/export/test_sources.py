@@ -245,6 +245,33 @@ def test_torchscript_file(kind: str, batch: int | None, tmp_path: Path) -> None:
         assert names == ["conv1", "Relu", "conv2", "Add", "Relu_1", "GlobalAveragePool", "Flatten", "fc"]
 
 
+class Asking(nn.Module):
+    """Asks for sides and branches on one: all known but the batch. Its `self` has another name, too."""
+
+    def __init__(this) -> None:  # noqa: N805
+        super().__init__()
+        this.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(this, image: torch.Tensor) -> torch.Tensor:  # noqa: N805
+        x = this.conv(image)
+        if x.shape[2] > 10:
+            x = x[:, :, ::2]
+        return torch.nn.functional.interpolate(x, size=(x.shape[2] * 2, x.shape[3])).mean((2, 3))
+
+
+@ignore_torchscript
+def test_scripted_branch_on_a_known_side_is_decided(tmp_path: Path) -> None:
+    module = torch.jit.script(trained(Asking()).eval())
+    result = export_onnx(module, spec(), tmp_path / "model.onnx", batch=None)
+    assert dict(result.node_counts) == {
+        "Conv": 1,
+        "Slice": 1,
+        "Resize": 1,
+        "GlobalAveragePool": 1,
+        "Flatten": 1,
+    }
+
+
 @ignore_torchscript
 def test_torchscript_file_exporter(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(trained(Residual()).eval()), tmp_path / "net.pt")
