@@ -103,7 +103,11 @@ def _run_torch(
 
     recorded: dict[str, NDArray[Any]] = {}
     with quiet(), torch.no_grad():
-        module = program.module()
+        unwrap: Any = program.module
+        try:
+            module = unwrap(check_guards=False)  # a free batch may be guarded against 1
+        except TypeError:  # an older torch, which has no guards to check
+            module = unwrap()
         assert isinstance(module, torch.fx.GraphModule)
         Recorder(module).run(image)
     return recorded

@@ -89,7 +89,7 @@ _REMEDIES = (
         "which freezes the branch that one image takes",
     ),
     (
-        r"Constraints violated|specialized|inconsisten|Guard failed|Expected .* to be equal",
+        r"Constraints violated|specialized|inconsisten|Guard failed|invalid for input of size|to be equal",
         "The module fixes the batch size: use --batch N, or x.shape[0] in forward() instead of a number",
     ),
     (
