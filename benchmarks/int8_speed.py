@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.networks import resnet18
-
 from edgecnn.calibration import calibrate
 from edgecnn.demo import export_efficientnet, packaged
 from edgecnn.export import build, export_onnx
@@ -42,7 +41,8 @@ def main() -> None:
             models.append("efficientnet_lite0")
         for model in models:
             calibrated = calibrate(folder / f"{model}.onnx", photos, folder / f"{model}.calibrated.onnx").path
-            result = build(calibrated, folder / f"{model}.built.onnx", min_agreement=0, threads=arguments.threads)
+            built = folder / f"{model}.built.onnx"
+            result = build(calibrated, built, min_agreement=0, threads=arguments.threads)
             latency = {c.precision: c.latency_ms["p50"] for c in result.candidates if c.latency_ms}
             int8 = next(c for c in result.candidates if c.precision == "int8")
             report[model] = {

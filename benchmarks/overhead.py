@@ -30,10 +30,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from benchmarks.networks import resnet18
 from numpy.typing import NDArray
 
 import edgecnn
+from benchmarks.networks import resnet18
 from edgecnn.backends import open_backend
 from edgecnn.bench import synthetic_frames
 from edgecnn.camera import MemoryReader, Source, open_camera

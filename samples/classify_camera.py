@@ -30,7 +30,8 @@ def main() -> None:
             best = output.result.best
             if best.label != shown and best.score > 0.3:  # say what changed, not every frame
                 shown = best.label
-                print(f"frame {output.frame.index}: {best.label} ({best.score:.0%}), {output.latency.total_ms:.1f} ms old")
+                age_ms = output.latency.total_ms
+                print(f"frame {output.frame.index}: {best.label} ({best.score:.0%}), {age_ms:.1f} ms old")
         print(f"{pipeline.stats.frames} frames, {pipeline.stats.fps or 0:.0f} per second")
 
 

@@ -36,7 +36,8 @@ edgecnn build model.calibrated.onnx --precision int8 --target onnxruntime -o mod
 edgecnn build model.calibrated.onnx --precision auto --min-agreement 0.97 --data photos/ -o model.best.onnx
 edgecnn build model.calibrated.onnx --precision int8 --target tensorrt -o model.engine
 edgecnn build model.onnx --precision fp16 --target tensorrt-rtx --compute-capability 8.6 -o model.engine
-edgecnn build model.onnx --precision fp16 --target tensorrt --camera 1920x1080 --pixel-format nv12 -o model.engine
+edgecnn build model.onnx --precision fp16 --target tensorrt --camera 1920x1080 --pixel-format nv12 \\
+    -o model.engine
 """
     ),
 )

@@ -43,8 +43,8 @@ def command(
     """Show what a model file says of itself, and what is run.
 
     That is FILE's spec, its inputs and outputs, quantization, measured accuracy, and the operators that
-    ONNX Runtime makes of it; of a TensorRT plan, what stands in the file beside it. With --target it is instead what TensorRT compiles of FILE, layer by layer;
-    TensorRT for RTX needs no GPU for that.
+    ONNX Runtime makes of it; of a TensorRT plan, what stands in the file beside it. With --target it is
+    instead what TensorRT compiles of FILE, layer by layer; TensorRT for RTX needs no GPU for that.
     """
     engine_options.refuse_for(target)
     if target is not None:
