@@ -99,7 +99,7 @@ def test_lists_and_numpy_numbers_become_plain_values() -> None:
         size_hw=[np.int64(8), np.uint8(16)],  # type: ignore[arg-type]
         resize="crop",
         resize_hw=np.array([10, 20]),  # type: ignore[arg-type]
-        pad_value=np.int32(7),  # type: ignore[arg-type]
+        pad_value=np.int32(7),
         scale=1,
         mean=np.float64([127, 127, 127]),  # type: ignore[arg-type]
         std=[128, np.float32(0.5), 1],  # type: ignore[arg-type]

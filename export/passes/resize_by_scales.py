@@ -89,4 +89,4 @@ def _scale(old: int, new: int, *, exact: bool) -> float | None:
 
 def _reaches(scale: np.float32, old: int, new: int) -> bool:
     """ONNX Runtime multiplies in float32, onnx's shape inference in double precision."""
-    return math.floor(scale * np.float32(old)) == new == math.floor(float(scale) * old)
+    return bool(math.floor(scale * np.float32(old)) == new == math.floor(float(scale) * old))
