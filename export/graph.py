@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +23,7 @@ __all__ = [
     "constant",
     "fixed_batch",
     "insert_after_producer",
+    "interrupts_deferred",
     "load_graph",
     "save_graph",
     "to_bytes",
@@ -44,7 +49,8 @@ def load_graph(path: str | os.PathLike[str]) -> ir.Model:
         BackendUnavailableError: the packages of `edgecnn[export]` are missing.
     """
     try:
-        import onnx
+        with interrupts_deferred():  # one that falls into the import of onnx's extension crashes the process
+            import onnx
         import onnx_ir as ir
         import onnx_ir.passes.common as common
 
@@ -76,6 +82,22 @@ def load_graph(path: str | os.PathLike[str]) -> ir.Model:
         simplify(model, sides)
         model = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
     return model
+
+
+@contextlib.contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended. Outside of the main thread, which alone gets it: nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    if received:
+        signal.raise_signal(signal.SIGINT)
 
 
 def to_bytes(model: ir.Model) -> bytes:

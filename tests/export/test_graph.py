@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn.errors import ModelFormatError, ModelNotFoundError, OutputExistsError
-from edgecnn.export.graph import OPSETS, constant, load_graph, save_graph, to_bytes
+from edgecnn.export.graph import OPSETS, constant, interrupts_deferred, load_graph, save_graph, to_bytes
 from edgecnn.metadata import EXPORT_KEY
 from tests.broken import BROKEN, convnet
 from tests.networks import Net, inputs, run, save, sqnr_db
@@ -47,6 +49,34 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         "files that hold its weights" in said["short_external_data"]
         or "weights.bin" in said["short_external_data"]
     )
+
+
+def test_ctrl_c_waits_for_the_end_of_a_block() -> None:
+    steps = []
+
+    def work() -> None:
+        with interrupts_deferred():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("finished")
+        steps.append("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert steps == ["finished"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_threads_are_left_alone() -> None:
+    seen: list[object] = []
+
+    def work() -> None:
+        with interrupts_deferred():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join()
+    assert seen == [signal.getsignal(signal.SIGINT)]
 
 
 @pytest.mark.parametrize("what", ["missing", "folder"])
