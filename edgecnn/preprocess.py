@@ -43,6 +43,7 @@ from numpy.typing import NDArray
 
 from edgecnn.errors import BackendUnavailableError, InputError
 from edgecnn.geometry import Geometry
+from edgecnn.interrupts import interrupts_deferred
 from edgecnn.spec import ImageSpec
 
 __all__ = ["Preprocessor", "ResizePlan", "check_frame", "plan_resize"]
@@ -316,7 +317,8 @@ def _length(part: slice) -> int:
 
 def _require_opencv() -> None:
     try:
-        import cv2  # noqa: F401
+        with interrupts_deferred():
+            import cv2  # noqa: F401
     except ImportError as error:
         raise BackendUnavailableError(
             "OpenCV is not usable",

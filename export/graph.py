@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.errors import BackendUnavailableError, ModelFormatError, ModelNotFoundError
 from edgecnn.files import write_atomic
+from edgecnn.interrupts import interrupts_deferred
 from edgecnn.metadata import BUILD_KEY, EXPORT_KEY, QUANTIZATION_KEY
 
 if TYPE_CHECKING:
@@ -23,7 +20,6 @@ __all__ = [
     "constant",
     "fixed_batch",
     "insert_after_producer",
-    "interrupts_deferred",
     "load_graph",
     "save_graph",
     "to_bytes",
@@ -82,22 +78,6 @@ def load_graph(path: str | os.PathLike[str]) -> ir.Model:
         simplify(model, sides)
         model = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
     return model
-
-
-@contextlib.contextmanager
-def interrupts_deferred() -> Iterator[None]:
-    """Ctrl-C waits until the block has ended. Outside of the main thread, which alone gets it: nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
-    if received:
-        signal.raise_signal(signal.SIGINT)
 
 
 def to_bytes(model: ir.Model) -> bytes:

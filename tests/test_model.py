@@ -348,7 +348,10 @@ def test_files_that_cannot_be_loaded(tmp_path: Path) -> None:
         load(tmp_path / "gone.onnx")
     with pytest.raises(FileNotFoundError):
         load(str(tmp_path / "gone.onnx"))
-    for name in ("model.engine", "model.txt", "model"):
+    (tmp_path / "model.engine").write_bytes(b"x")
+    with pytest.raises(BackendUnavailableError, match=r"cannot run .*model\.engine: got a TensorRT plan"):
+        load(tmp_path / "model.engine")
+    for name in ("model.txt", "model"):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(ModelFormatError, match=f"cannot load .*{name}"):
             load(tmp_path / name)

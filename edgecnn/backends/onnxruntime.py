@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgecnn.backends import TensorInfo
 from edgecnn.errors import BackendUnavailableError, ClosedError, InferenceError, ModelFormatError
+from edgecnn.interrupts import interrupts_deferred
 
 __all__ = ["OnnxRuntimeBackend", "create_session"]
 
@@ -76,7 +77,8 @@ def create_session(
         ModelFormatError: what it says of the model, in one line.
     """
     try:
-        import onnxruntime
+        with interrupts_deferred():
+            import onnxruntime
     except ImportError as error:
         raise BackendUnavailableError(
             "ONNX Runtime is not installed", got=str(error), remedy="pip install 'edgecnn[cpu]'"

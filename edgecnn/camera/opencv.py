@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgecnn.errors import BackendUnavailableError, SourceError
+from edgecnn.interrupts import interrupts_deferred
 
 __all__ = ["import_cv2", "open_capture", "positive_number", "quiet"]
 
@@ -27,7 +28,8 @@ def import_cv2() -> Any:
     if "OPENCV_FFMPEG_DEBUG" not in os.environ:
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _AV_LOG_QUIET)
     try:
-        import cv2
+        with interrupts_deferred():
+            import cv2
     except ImportError as error:
         raise BackendUnavailableError(
             "OpenCV is not installed",

@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn.errors import ModelFormatError, ModelNotFoundError, OutputExistsError
-from edgecnn.export.graph import OPSETS, constant, interrupts_deferred, load_graph, save_graph, to_bytes
+from edgecnn.export.graph import OPSETS, constant, load_graph, save_graph, to_bytes
+from edgecnn.interrupts import interrupts_deferred
 from edgecnn.metadata import EXPORT_KEY
 from tests.broken import BROKEN, convnet
 from tests.networks import Net, inputs, run, save, sqnr_db
