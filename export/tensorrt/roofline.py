@@ -73,7 +73,7 @@ MODULES: Mapping[str, JetsonModule] = {
         int8_tops=85.0,
         fp16_tflops=42.5,
         bandwidth_gb_s=204.8,
-        source="NVIDIA, Jetson AGX Orin data sheet: GPU 170 sparse INT8 TOPS at 1.3 GHz, 204.8 GB/s",
+        source="as published for Jetson AGX Orin: GPU 170 sparse INT8 TOPS at 1.3 GHz, 204.8 GB/s",
     ),
     "thor-t5000": JetsonModule(
         name="Jetson Thor T5000",
