@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 Keep = Literal["all", "newest"]
 
 
-class Ended(Exception):  # noqa: N818 (a signal, like StopIteration)
+class Ended(Exception):
     """Nothing more comes out of a channel, or nobody takes more."""
 
 
@@ -101,7 +101,7 @@ class Channel(Generic[Item]):
             return item
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say that nothing more will be put, because of an error where there is one. The first call counts."""
+        """Say that nothing more will be put, and with what error if any. Only the first call counts."""
         with self._filled:
             if not self._over:
                 self._ended = True

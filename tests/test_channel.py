@@ -15,6 +15,15 @@ def in_thread(call: Callable[[], object]) -> threading.Thread:
     return thread
 
 
+def drain(channel: Channel[int]) -> list[int]:
+    got = []
+    try:
+        while True:
+            got.append(channel.get(timeout=60))
+    except Ended:
+        return got
+
+
 def test_items_come_out_in_order() -> None:
     channel: Channel[int] = Channel(3)
     for number in range(3):
@@ -40,10 +49,7 @@ def test_all_waits_for_room_and_loses_nothing() -> None:
         channel.end()
 
     writer = in_thread(write)
-    got = []
-    with pytest.raises(Ended):
-        while True:
-            got.append(channel.get(timeout=60))
+    got = drain(channel)
     writer.join(60)
     assert got == list(range(1000))
 
@@ -51,16 +57,8 @@ def test_all_waits_for_room_and_loses_nothing() -> None:
 def test_many_writers_and_readers_hand_over_each_item_once() -> None:
     channel: Channel[int] = Channel(4)
 
-    def read() -> list[int]:
-        got = []
-        try:
-            while True:
-                got.append(channel.get(timeout=60))
-        except Ended:
-            return got
-
     with ThreadPoolExecutor(6) as pool:
-        readers = [pool.submit(read) for _ in range(3)]
+        readers = [pool.submit(drain, channel) for _ in range(3)]
         writers = [
             pool.submit(lambda start=start: [channel.put(start + n) for n in range(300)])
             for start in (0, 300, 600)
