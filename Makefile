@@ -9,14 +9,18 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean test-packages
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/edgecnn demo --output demo-output --force --json
 
-test: $(VENV)/.test
+test: $(VENV)/.test test-packages
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# Debian's packages, as root or with sudo; without them some tests are skipped.
+test-packages:
+	scripts/install_test_packages
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
