@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgecnn.telemetry import Telemetry, power_mode, read_text
+
 __all__ = ["Device", "DeviceState", "read_device", "read_state", "was_throttled"]
 
 
@@ -78,11 +80,11 @@ def read_device(root: str | os.PathLike[str] = "/") -> Device:
         root: where /proc, /sys and /etc are; another one describes that tree, for tests.
     """
     base = Path(root)
-    cpuinfo = _text(base / "proc/cpuinfo") or ""
-    memory = re.search(r"MemTotal:\s*(\d+) kB", _text(base / "proc/meminfo") or "")
-    os_name = re.search(r'^PRETTY_NAME="?([^"\n]*)', _text(base / "etc/os-release") or "", re.MULTILINE)
+    cpuinfo = read_text(base / "proc/cpuinfo") or ""
+    memory = re.search(r"MemTotal:\s*(\d+) kB", read_text(base / "proc/meminfo") or "")
+    os_name = re.search(r'^PRETTY_NAME="?([^"\n]*)', read_text(base / "etc/os-release") or "", re.MULTILINE)
     return Device(
-        board=(_text(base / "proc/device-tree/model") or "").strip("\0 \n") or None,
+        board=(read_text(base / "proc/device-tree/model") or "").strip("\0 \n") or None,
         cpu=_cpu_model(cpuinfo),
         architecture=platform.machine(),
         cores=len(os.sched_getaffinity(0)),
@@ -91,30 +93,23 @@ def read_device(root: str | os.PathLike[str] = "/") -> Device:
             sorted(set(_texts(base, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")))
         )
         or None,
-        power_mode=_power_mode(base),
+        power_mode=power_mode(base),
         memory_mb=round(int(memory[1]) * 1024 / 1e6) if memory else None,
         os=os_name[1] if os_name else None,
         kernel=platform.release(),
-        l4t=_l4t(_text(base / "etc/nv_tegra_release") or ""),
+        l4t=_l4t(read_text(base / "etc/nv_tegra_release") or ""),
         versions=_versions(),
     )
 
 
 def read_state(root: str | os.PathLike[str] = "/") -> DeviceState:
     """Read the state that the machine is in at this moment. `root` as for `read_device`."""
-    base = Path(root)
-    frequency = _mhz(_numbers(base, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
-    if frequency is None:  # virtual machines have no cpufreq, but x86 says it here
-        found = re.findall(r"^cpu MHz\s*: ([\d.]+)", _text(base / "proc/cpuinfo") or "", re.MULTILINE)
-        frequency = max(map(float, found), default=None)
-    # some of a Jetson's sensors say -256 °C while the part that they watch is switched off
-    degrees = [value / 1000 for value in _numbers(base, "sys/class/thermal/thermal_zone*/temp")]
-    throttles = _numbers(base, "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
+    reading = Telemetry(root).read()
     return DeviceState(
-        frequency_mhz=frequency,
-        temperature_c=max((value for value in degrees if -40 < value < 150), default=None),
-        throttle_count=sum(throttles) if throttles else None,
-        cooling_level=_cooling_level(base),
+        frequency_mhz=reading.cpu_mhz,
+        temperature_c=reading.temperature_c,
+        throttle_count=reading.throttle_count,
+        cooling_level=reading.cooling_level,
     )
 
 
@@ -156,31 +151,9 @@ _ARM_CORES = {
 }
 
 
-def _power_mode(base: Path) -> str | None:
-    """The mode's name; its number where the configuration does not name it. `nvpmodel -q` may need root."""
-    status = re.search(r"pmode:(\d+)", _text(base / "var/lib/nvpmodel/status") or "")
-    if status is None:
-        return None
-    number = int(status[1])
-    for mode in re.finditer(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", _text(base / "etc/nvpmodel.conf") or ""):
-        if int(mode[1]) == number:
-            return mode[2]
-    return str(number)
-
-
 def _l4t(release: str) -> str | None:
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
     return f"{found[1]}.{found[2]}" if found else None
-
-
-def _cooling_level(base: Path) -> int | None:
-    levels = []
-    for device in base.glob("sys/class/thermal/cooling_device*"):
-        kind = (_text(device / "type") or "").lower()
-        level = _text(device / "cur_state") or ""
-        if re.search(r"cpu|gpu|processor|devfreq", kind) and level.strip().isdigit():  # not the fans
-            levels.append(int(level))
-    return max(levels, default=None)
 
 
 def _versions() -> dict[str, str | None]:
@@ -209,15 +182,8 @@ def _version(*distributions: str) -> str | None:
     return None
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:  # missing, not ours to read, or a sensor that is off
-        return None
-
-
 def _texts(base: Path, pattern: str) -> list[str]:
-    return [text.strip() for path in base.glob(pattern) if (text := _text(path))]
+    return [text for path in base.glob(pattern) if (text := read_text(path))]
 
 
 def _numbers(base: Path, pattern: str) -> list[int]:
