@@ -15,15 +15,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgecnn.export.builder import BuildResult, Candidate, build
+    from edgecnn.export.builder import build
+    from edgecnn.export.builder_onnxruntime import BuildResult, Candidate
     from edgecnn.export.exporter import export_onnx
     from edgecnn.export.result import ExportResult, OutputParity, ParityReport
     from edgecnn.export.sources import Source, load_source
+    from edgecnn.export.tensorrt import CompileOptions, EngineBuildResult
     from edgecnn.export.weights import load_weights
 
 __all__ = [
     "BuildResult",
     "Candidate",
+    "CompileOptions",
+    "EngineBuildResult",
     "ExportResult",
     "OutputParity",
     "ParityReport",
@@ -35,8 +39,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BuildResult": "builder",
-    "Candidate": "builder",
+    "BuildResult": "builder_onnxruntime",
+    "Candidate": "builder_onnxruntime",
+    "CompileOptions": "tensorrt",
+    "EngineBuildResult": "tensorrt",
     "build": "builder",
     "ExportResult": "result",
     "OutputParity": "result",

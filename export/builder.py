@@ -1,114 +1,65 @@
-"""Build: lower a model for a target, compile it there, read back what became of it, and keep the best.
+"""`build`: one function for every target. What each target does with the lowered graph stands behind it.
 
-For ONNX Runtime, compiling is opening a session; the graph that its optimizer makes is read back, so that
-a convolution that was meant for INT8 and runs in float is seen. `auto` builds every precision that the
-model allows, measures all of them on this machine in one interleaved run, and keeps the fastest that
-agrees with FP32 as asked.
+onnxruntime               builder_onnxruntime   → an ONNX file
+tensorrt, tensorrt-rtx    tensorrt.build, .auto → a plan and its sidecar
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
-from edgecnn.dataset import FrameSet
 from edgecnn.errors import BuildError
-from edgecnn.export.camera_front import with_camera
-from edgecnn.export.graph import load_graph, to_bytes
-from edgecnn.export.lowering import PRECISIONS, Precision, Target, lower_graph
-from edgecnn.export.measure import check_spec, compiled, measure_accuracy, measure_latency
-from edgecnn.files import check_output, write_atomic
-from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, QUANTIZATION_KEY, read_json
+from edgecnn.export.builder_onnxruntime import DEFAULT_MIN_AGREEMENT, BuildResult, build_onnxruntime
 from edgecnn.progress import Progress, no_progress
-from edgecnn.spec import ModelSpec
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from edgecnn.camera_input import CameraInput
+    from edgecnn.dataset import FrameSet
+    from edgecnn.export.lowering import Precision
+    from edgecnn.export.tensorrt import CompileOptions, EngineBuildResult
+    from edgecnn.spec import ModelSpec
 
-__all__ = ["BuildResult", "Candidate", "build"]
+__all__ = ["BUILD_TARGETS", "BuildTarget", "EngineTarget", "build"]
 
-DEFAULT_MIN_AGREEMENT = 0.95
-
-_TARGETS: tuple[Target, ...] = ("onnxruntime",)  # those that are compiled and read back here
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One precision that was built and looked at.
-
-    Attributes:
-        precision: `fp32`, `fp16` or `int8`.
-        size_bytes: of the file it would be.
-        convolutions: precision → how many convolutions ONNX Runtime really runs in it.
-        operators: operator → how many of it ONNX Runtime runs.
-        latency_ms: of one inference on this machine; None where it was not measured.
-        accuracy: against FP32: `images`, `outputs`, the task's metrics; None where it was not measured.
-        accuracy_from: `measured now`, or `calibration` where the model carries it.
-    """
-
-    precision: Precision
-    size_bytes: int
-    convolutions: Mapping[str, int]
-    operators: Mapping[str, int]
-    latency_ms: Mapping[str, float] | None = None
-    accuracy: Mapping[str, Any] | None = None
-    accuracy_from: str | None = None
-
-    @property
-    def agreement(self) -> float | None:
-        """The lowest of the task's metrics, such as `top1_agreement`; 1 for FP32 itself."""
-        if self.precision == "fp32":
-            return 1.0
-        values = [value for name, value in (self.accuracy or {}).items() if name.endswith("_agreement")]
-        return min(values, default=None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {
-            "precision": self.precision,
-            "size_bytes": self.size_bytes,
-            "convolutions": dict(self.convolutions),
-            "operators": dict(self.operators),
-            "latency_ms": self.latency_ms,
-            "accuracy": self.accuracy,
-            "accuracy_from": self.accuracy_from,
-        }
+EngineTarget = Literal["tensorrt", "tensorrt-rtx"]
+BuildTarget = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+BUILD_TARGETS: tuple[BuildTarget, ...] = get_args(BuildTarget)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuildResult:
-    """What a build wrote and why.
+@overload
+def build(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    precision: Precision | Literal["auto"] = ...,
+    target: Literal["onnxruntime"] = ...,
+    data: FrameSet | None = ...,
+    min_agreement: float = ...,
+    spec: ModelSpec | None = ...,
+    threads: int | None = ...,
+    camera: CameraInput | None = ...,
+    force: bool = ...,
+    progress: Progress = ...,
+) -> BuildResult: ...
 
-    Attributes:
-        path: the file.
-        precision: what is in it.
-        reason: why that precision.
-        candidates: everything that was looked at.
-        warnings: what was asked for and not done.
-    """
 
-    path: Path
-    precision: Precision
-    reason: str
-    candidates: Sequence[Candidate]
-    warnings: Sequence[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {
-            "path": str(self.path),
-            "precision": self.precision,
-            "reason": self.reason,
-            "candidates": [candidate.to_dict() for candidate in self.candidates],
-            "warnings": list(self.warnings),
-        }
+@overload
+def build(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    precision: Precision | Literal["auto"] = ...,
+    target: EngineTarget,
+    options: CompileOptions | None = ...,
+    module: str | None = ...,
+    data: FrameSet | None = ...,
+    min_agreement: float = ...,
+    spec: ModelSpec | None = ...,
+    camera: CameraInput | None = ...,
+    force: bool = ...,
+    progress: Progress = ...,
+) -> EngineBuildResult: ...
 
 
 def build(
@@ -116,7 +67,9 @@ def build(
     output: str | os.PathLike[str],
     *,
     precision: Precision | Literal["auto"] = "auto",
-    target: Target = "onnxruntime",
+    target: BuildTarget = "onnxruntime",
+    options: CompileOptions | None = None,
+    module: str | None = None,
     data: FrameSet | None = None,
     min_agreement: float = DEFAULT_MIN_AGREEMENT,
     spec: ModelSpec | None = None,
@@ -124,156 +77,85 @@ def build(
     camera: CameraInput | None = None,
     force: bool = False,
     progress: Progress = no_progress,
-) -> BuildResult:
+) -> BuildResult | EngineBuildResult:
     """Build a model for a target.
 
     Args:
         model: an exported or calibrated ONNX file.
-        output: where the built model is written.
-        precision: `fp32`, `fp16`, `int8`; or `auto`: the fastest on this machine that agrees as asked.
-        target: `onnxruntime`.
-        data: frames to measure the accuracy of this very build on. Without them, INT8's is the one that
-            calibration measured.
+        output: where the built model is written: an ONNX file, or a plan with its sidecar beside it.
+        precision: `fp32`, `fp16`, `int8`; or `auto`: the fastest that agrees with FP32 as asked.
+        target: what will run it: `onnxruntime`, `tensorrt`, `tensorrt-rtx`.
+        options: how TensorRT is to compile; only for its targets.
+        module: with `auto` for TensorRT's targets where there is no GPU to measure on: the Jetson to estimate
+            for, of `edgecnn.export.tensorrt.MODULES`.
+        data: frames to measure the accuracy of this very build on. For ONNX Runtime, INT8's is otherwise the
+            one that calibration measured; `auto` for TensorRT's targets needs them.
         min_agreement: with `auto`, how often the result must be FP32's, in [0, 1].
         spec: for a foreign file that has none.
-        threads: CPU threads to measure with.
+        threads: CPU threads to measure ONNX Runtime with; only for that target.
         camera: the frames' bytes that the built graph is to take; its preprocessing is then in the graph.
             Accuracy and latency are those of the graph behind it.
         force: overwrite `output`.
 
     Raises:
-        BuildError: INT8 without calibration, a model that is lowered or quantized already, or one that
-            cannot be lowered to `precision`.
+        BuildError: INT8 without calibration, a model that is lowered or quantized already, one that cannot be
+            lowered to `precision`, an option that the target cannot honour; the compiler refused or crashed.
+        BackendUnavailableError: the target's library, or the packages of `edgecnn[export]`, are missing.
         DataError: `data` holds no frame that can be read, or an output is infinite or NaN.
         ModelFormatError, ModelNotFoundError, SpecError, OutputError, OutputExistsError.
     """
-    if target not in _TARGETS:
-        raise BuildError("unknown target", got=target, expected="one of " + ", ".join(_TARGETS))
-    if precision not in (*PRECISIONS, "auto"):
-        raise BuildError(
-            "unknown precision", got=precision, expected="one of " + ", ".join((*PRECISIONS, "auto"))
+    if target == "onnxruntime":
+        _refuse("onnxruntime", "tensorrt or tensorrt-rtx", options=options, module=module)
+        return build_onnxruntime(
+            model,
+            output,
+            precision=precision,
+            data=data,
+            min_agreement=min_agreement,
+            spec=spec,
+            threads=threads,
+            camera=camera,
+            force=force,
+            progress=progress,
         )
-    if not 0 <= min_agreement <= 1:
-        raise BuildError("min_agreement is wrong", got=str(min_agreement), expected="0 to 1")
-    destination = check_output(output, force=force)
-    graph = load_graph(model)
-    check_spec(graph, spec, name=str(model))
-    warnings = []
-    lowered: dict[Precision, bytes] = {}
-    for name in PRECISIONS:
-        wanted = precision in (name, "auto") or (name == "fp32" and data is not None)
-        if precision == "auto" and name == "int8" and QUANTIZATION_KEY not in graph.metadata_props:
-            warnings.append("INT8 was not considered: the model is not calibrated")
-        elif wanted:
-            try:
-                lowered[name] = to_bytes(lower_graph(graph, name, target=target))
-            except BuildError as error:
-                if precision != "auto" or name == "fp32":
-                    raise
-                warnings.append(f"{name} was not considered: {error}")
-    latencies = measure_latency(lowered, threads=threads, progress=progress) if precision == "auto" else {}
-    candidates = []
-    for name, content in lowered.items():
-        compiled_graph = compiled(content)
-        accuracy, source = _accuracy(name, lowered, graph, data, threads, progress)
-        candidates.append(
-            Candidate(
-                precision=name,
-                size_bytes=len(content),
-                convolutions=compiled_graph.convolutions,
-                operators=compiled_graph.operators,
-                latency_ms=latencies.get(name),
-                accuracy=accuracy,
-                accuracy_from=source,
-            )
-        )
+    if target not in BUILD_TARGETS:
+        raise BuildError("unknown target", got=target, expected="one of " + ", ".join(BUILD_TARGETS))
+    _refuse(target, "onnxruntime", threads=threads)
+    from edgecnn.export.tensorrt import build_engine
+    from edgecnn.export.tensorrt.auto import build_fastest
+
+    flavour: Literal["tensorrt", "tensorrt_rtx"] = "tensorrt" if target == "tensorrt" else "tensorrt_rtx"
     if precision == "auto":
-        chosen, reason = _choose(candidates, min_agreement)
-    else:
-        chosen, reason = next(c for c in candidates if c.precision == precision), "asked for"
-    content = _with_report(lowered[chosen.precision], chosen)
-    if camera is not None:
-        content = with_camera(content, camera)
-    write_atomic(destination, content, force=force)
-    return BuildResult(
-        path=destination,
-        precision=chosen.precision,
-        reason=reason,
-        candidates=candidates,
-        warnings=[*warnings, *_warnings(chosen)],
+        return build_fastest(
+            model,
+            output,
+            flavour=flavour,
+            options=options,
+            module=module,
+            data=data,
+            min_agreement=min_agreement,
+            spec=spec,
+            camera=camera,
+            force=force,
+            progress=progress,
+        )
+    _refuse(f"precision {precision}", "auto", module=module)
+    return build_engine(
+        model,
+        output,
+        precision=precision,
+        flavour=flavour,
+        options=options,
+        spec=spec,
+        data=data,
+        camera=camera,
+        force=force,
+        progress=progress,
     )
 
 
-def _accuracy(
-    precision: Precision,
-    lowered: Mapping[Precision, bytes],
-    graph: ir.Model,
-    data: FrameSet | None,
-    threads: int | None,
-    progress: Progress,
-) -> tuple[dict[str, Any] | None, str | None]:
-    if precision == "fp32":
-        return None, None
-    if data is not None:
-        agreement = measure_accuracy(
-            lowered["fp32"], lowered[precision], data, threads=threads, progress=progress
-        )
-        return agreement.to_dict(), "measured now"
-    report = read_json(graph.metadata_props, ACCURACY_KEY)
-    if (
-        precision == "int8"
-        and report is not None
-        and report.get("graph_sha256") == sha256(lowered[precision]).hexdigest()
-    ):
-        return report, "calibration"
-    return None, None
-
-
-def _choose(candidates: Sequence[Candidate], min_agreement: float) -> tuple[Candidate, str]:
-    """The fastest that agrees as asked, and the reason in words."""
-    notes = []
-    fit = []
-    for candidate in candidates:
-        assert candidate.latency_ms is not None
-        note = f"{candidate.precision} {candidate.latency_ms['p50']:.2f} ms"
-        if candidate.agreement is not None and candidate.accuracy is not None:
-            note += f", agreement {candidate.agreement:.3f} on {candidate.accuracy['images']} frames"
-        elif candidate.accuracy is not None:
-            note += ", agreement unknown (the task has no measure of it)"
-        elif candidate.agreement is None:
-            note += ", agreement not measured (give frames with --data)"
-        if candidate.agreement is not None and candidate.agreement >= min_agreement:
-            fit.append(candidate)
-        elif candidate.agreement is not None:
-            note += f", below {min_agreement:.3f}"
-        notes.append(note)
-    best = min(fit, key=lambda candidate: candidate.latency_ms["p50"] if candidate.latency_ms else 0.0)
-    return best, f"{best.precision} is the fastest that agrees as asked ({'; '.join(notes)})"
-
-
-def _with_report(content: bytes, chosen: Candidate) -> bytes:
-    """The lowered model with what was measured in its metadata, but no times, which are the machine's."""
-    import onnx
-
-    proto = onnx.load_from_string(content)
-    for entry in proto.metadata_props:
-        if entry.key == BUILD_KEY:
-            build_report = json.loads(entry.value)
-            build_report |= {"convolutions": dict(chosen.convolutions), "accuracy": chosen.accuracy}
-            entry.value = json.dumps(build_report, sort_keys=True)
-    data: bytes = proto.SerializeToString(deterministic=True)
-    return data
-
-
-def _warnings(chosen: Candidate) -> list[str]:
-    warnings = []
-    total = sum(chosen.convolutions.values())
-    for name, count in chosen.convolutions.items():
-        if name != chosen.precision:
-            warnings.append(f"{count} of {total} convolutions run in {name} on this machine")
-    if chosen.precision != "fp32" and chosen.accuracy is None:
-        remedy = "give frames with --data"
-        if chosen.precision == "int8":
-            remedy = f"calibrate again with this version, or {remedy}"
-        warnings.append(f"the accuracy of this build was not measured: {remedy}")
-    return warnings
+def _refuse(what: str, expected: str, **options: object) -> None:
+    """What cannot be honoured is refused."""
+    for name, value in options.items():
+        if value is not None:
+            raise BuildError(f"{name} cannot be honoured", got=what, expected=expected)

@@ -26,7 +26,15 @@ from edgecnn.timing import percentiles_ms
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Compiled", "check_spec", "compiled", "compiled_operators", "measure_accuracy", "measure_latency"]
+__all__ = [
+    "Compiled",
+    "check_spec",
+    "compiled",
+    "compiled_operators",
+    "measure_accuracy",
+    "measure_latency",
+    "time_models",
+]
 
 _Name = TypeVar("_Name", bound=str)
 
@@ -106,26 +114,39 @@ def measure_latency(
     The models take turns, so that a machine that is busy meanwhile slows all of them alike. Slow models get
     fewer rounds, at least ten, to stay near `limit_s` seconds.
     """
-    samples: dict[_Name, list[float]] = {name: [] for name in models}
-    random = np.random.default_rng(0)
     with contextlib.ExitStack() as stack:
         opened = {
             name: stack.enter_context(Model(OnnxRuntimeBackend(content, threads=threads)))
             for name, content in models.items()
         }
-        end = perf_counter() + limit_s
-        for turn in range(warm_up + rounds):
-            if turn >= warm_up + _ROUNDS_AT_LEAST and perf_counter() > end:
-                break
-            for name, model in opened.items():
-                values = random.standard_normal(
-                    (model.input.shape[0] or 1, *model.spec.image.shape), np.float32
-                )
-                start = perf_counter()
-                model.backend.run({model.input.name: values})
-                if turn >= warm_up:
-                    samples[name].append((perf_counter() - start) * 1e3)
-            progress("measuring", turn + 1, warm_up + rounds)
+        return time_models(opened, rounds=rounds, warm_up=warm_up, limit_s=limit_s, progress=progress)
+
+
+def time_models(
+    models: Mapping[_Name, Model],
+    *,
+    rounds: int = 50,
+    warm_up: int = 5,
+    limit_s: float = 20.0,
+    progress: Progress = no_progress,
+) -> dict[_Name, dict[str, float]]:
+    """As `measure_latency`, for models that are open, on whatever backend: tensors in, tensors out."""
+    samples: dict[_Name, list[float]] = {name: [] for name in models}
+    random = np.random.default_rng(0)
+    end = perf_counter() + limit_s
+    for turn in range(warm_up + rounds):
+        if turn >= warm_up + _ROUNDS_AT_LEAST and perf_counter() > end:
+            break
+        for name, model in models.items():
+            shape = (model.input.shape[0] or 1, *(side or 1 for side in model.input.shape[1:]))
+            values = random.standard_normal(shape, np.float32)
+            if model.input.dtype != "float32":  # a camera's bytes
+                values = random.integers(0, 256, shape).astype(model.input.dtype)
+            start = perf_counter()
+            model.backend.run({model.input.name: values})
+            if turn >= warm_up:
+                samples[name].append((perf_counter() - start) * 1e3)
+        progress("measuring", turn + 1, warm_up + rounds)
     return {name: percentiles_ms(values) for name, values in samples.items()}
 
 

@@ -35,6 +35,7 @@ __all__ = ["command"]
 edgecnn build model.calibrated.onnx --precision int8 --target onnxruntime -o model.int8.onnx
 edgecnn build model.calibrated.onnx --precision auto --min-agreement 0.97 --data photos/ -o model.best.onnx
 edgecnn build model.calibrated.onnx --precision int8 --target tensorrt -o model.engine
+edgecnn build model.calibrated.onnx --target tensorrt --data photos/ -o model.engine
 edgecnn build model.onnx --precision fp16 --target tensorrt-rtx --compute-capability 8.6 -o model.engine
 edgecnn build model.onnx --precision fp16 --target tensorrt --camera 1920x1080 --pixel-format nv12 \\
     -o model.engine
@@ -44,7 +45,7 @@ edgecnn build model.onnx --precision fp16 --target tensorrt --camera 1920x1080 -
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16", "int8", "auto"]), default="auto", show_default=True,
-    help="`auto` measures here and keeps the fastest that agrees as asked.",
+    help="`auto` measures and keeps the fastest that agrees as asked.",
 )  # fmt: skip
 @click.option(
     "--target",
@@ -66,6 +67,11 @@ edgecnn build model.onnx --precision fp16 --target tensorrt --camera 1920x1080 -
     show_default=True,
     help="Frames of --data to use at most.",
 )
+@click.option(
+    "--module",
+    metavar="JETSON",
+    help="TensorRT, auto, without a GPU here: the Jetson to estimate for, such as orin-nano-8gb.",
+)
 @threads_option
 @camera_options
 @engine_options
@@ -80,6 +86,7 @@ def command(
     min_agreement: float,
     data: str | None,
     limit: int,
+    module: str | None,
     threads: int | None,
     camera: CameraInput | None,
     engine_options: EngineOptions,
@@ -92,36 +99,24 @@ def command(
     INT8 needs a calibrated model. What the target makes of the graph is read back and shown.
     """
     engine_options.refuse_for(target)
-    if target in ENGINE_TARGETS:
-        from edgecnn.cli.engine import build_command
-
-        if threads is not None:
-            raise click.UsageError(f"--threads: not with --target {target}")
-        build_command(
-            model,
-            output,
-            target=target,
-            precision=precision,
-            options=engine_options,
-            spec=spec_options,
-            data=data,
-            limit=limit,
-            camera=camera,
-            force=force,
-            as_json=as_json,
-        )
-        return
+    for name, value, targets in (
+        ("threads", threads, ("onnxruntime",)),
+        ("module", module, ENGINE_TARGETS if precision == "auto" else ()),
+    ):
+        if value is not None and target not in targets:
+            raise click.UsageError(f"--{name}: not with --target {target} --precision {precision}")
     from edgecnn.dataset import open_frames
-    from edgecnn.export import build
+    from edgecnn.export import BuildResult, build
 
-    frames = open_frames(data, limit=limit) if data is not None else None
     with progress_bar() as progress:
         result = build(
             model,
             output,
             precision=precision,
             target=target,
-            data=frames,
+            options=engine_options.resolve() if target in ENGINE_TARGETS else None,
+            module=module,
+            data=open_frames(data, limit=limit) if data is not None else None,
             min_agreement=min_agreement,
             spec=model_spec(model, spec_options),
             threads=threads,
@@ -129,7 +124,15 @@ def command(
             force=force,
             progress=progress,
         )
-    _show(result, as_json)
+    if isinstance(result, BuildResult):
+        _show(result, as_json)
+    else:
+        from edgecnn.cli.engine import show_engine
+
+        show_engine(result, target, as_json)
+    for warning in result.warnings:
+        say(f"warning: {warning}")
+    emit(result.to_dict(), as_json)
 
 
 def _show(result: BuildResult, as_json: bool) -> None:
@@ -150,6 +153,3 @@ def _show(result: BuildResult, as_json: bool) -> None:
         )
     header = ("precision", "file", "inference p50", "SQNR", "agreement", "convolutions")
     print_table(f"{result.path}: {result.precision} ({result.reason})", rows, header, as_json=as_json)
-    for warning in result.warnings:
-        say(f"warning: {warning}")
-    emit(result.to_dict(), as_json)

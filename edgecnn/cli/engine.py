@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from edgecnn.cli.common import emit, print_table, progress_bar, say
 from edgecnn.cli.engine_options import EngineOptions
-from edgecnn.cli.spec_options import SpecOptions, model_spec
 
 if TYPE_CHECKING:
-    from edgecnn.camera_input import CameraInput
-    from edgecnn.export.tensorrt import CompileReport, Flavour
+    from edgecnn.export.tensorrt import CompileReport, EngineBuildResult, Flavour
 
-__all__ = ["build_command", "inspect_command"]
+__all__ = ["inspect_command", "show_engine"]
+
+_SLOWED_SHOWN = 10
 
 
-def build_command(
-    model: Path,
-    output: Path,
-    *,
-    target: str,
-    precision: Any,
-    options: EngineOptions,
-    spec: SpecOptions,
-    data: str | None,
-    limit: int,
-    camera: CameraInput | None,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Build a plan with its sidecar and show what was compiled."""
-    from edgecnn.dataset import open_frames
-    from edgecnn.export.tensorrt import build_engine
-
-    if precision == "auto":
-        raise click.UsageError("--precision auto measures on this machine; give fp32, fp16 or int8")
-    with progress_bar() as progress:
-        result = build_engine(
-            model,
-            output,
-            precision=precision,
-            flavour=_flavour(target),
-            options=options.resolve(),
-            spec=model_spec(model, spec),
-            data=None if data is None else open_frames(data, limit=limit),
-            camera=camera,
-            force=force,
-            progress=progress,
-        )
+def show_engine(result: EngineBuildResult, target: str, as_json: bool) -> None:
+    """What was built, and with `auto` what it was chosen from."""
     info = result.info
+    if result.candidates:
+        _show_candidates(result, as_json)
     rows = [
         ("plan", f"{info.plan_bytes / 1e6:.1f} MB, built in {info.build_s:.1f} s by {target} {info.library}"),
         (
@@ -62,8 +31,43 @@ def build_command(
         *_accuracy(info.accuracy),
         *_totals(result.report),
     ]
-    print_table(f"{result.path}: {precision}", rows, ("", "value"), as_json=as_json, align="left")
-    _finish(result.warnings, result.to_dict(), as_json)
+    title = f"{result.path}: {result.precision} ({result.reason})"
+    print_table(title, rows, ("", "value"), as_json=as_json, align="left")
+
+
+def _show_candidates(result: EngineBuildResult, as_json: bool) -> None:
+    rows = [
+        (
+            item.precision + (" ←" if item.precision == result.precision else ""),
+            str(len(item.left_in_fp16)) if item.precision == "int8" else "",
+            _or_dash(item.latency_ms and item.latency_ms["p50"], ".3f"),
+            _or_dash(item.estimate_ms, ".3f"),
+            _or_dash(item.agreement, ".1%"),
+            _or_dash(item.kernels, "d"),
+            _or_dash(item.activation_bytes and item.activation_bytes / 1e6, ".1f"),
+        )
+        for item in result.candidates
+    ]
+    header = ("precision", "left in FP16", "ms measured", "ms estimated", "agreement", "kernels", "MB moved")
+    print_table("candidates", rows, header, as_json=as_json)
+    if result.slowed:
+        changes = [
+            (
+                item.node,
+                f"{item.fp16.kernels} → {item.int8.kernels}",
+                ", ".join(f"{count} {kind}" for kind, count in item.to_dict()["added"].items()),
+                f"{item.extra_bytes / 1e3:+.0f}",
+                _or_dash(item.extra_ms, "+.4f"),
+            )
+            for item in result.slowed[:_SLOWED_SHOWN]
+        ]
+        header = ("layer", "kernels", "added", "kB moved", "ms estimated")
+        title = f"INT8 costs more than FP16 on {len(result.slowed)} layers, by the compile reports; the worst"
+        print_table(title, changes, header, as_json=as_json)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def inspect_command(
@@ -111,7 +115,9 @@ def inspect_command(
         "estimates": estimates(result.report),
         "warnings": list(result.warnings),
     }
-    _finish(result.warnings, report, as_json)
+    for warning in result.warnings:
+        say(f"warning: {warning}")
+    emit(report, as_json)
 
 
 def _accuracy(accuracy: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -145,9 +151,3 @@ def _totals(report: CompileReport) -> list[tuple[str, str]]:
 
 def _flavour(target: str) -> Flavour:
     return "tensorrt_rtx" if target == "tensorrt-rtx" else "tensorrt"
-
-
-def _finish(warnings: Sequence[str], report: dict[str, Any], as_json: bool) -> None:
-    for warning in warnings:
-        say(f"warning: {warning}")
-    emit(report, as_json)

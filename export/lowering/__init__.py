@@ -7,6 +7,7 @@ that ships can be measured by ONNX Runtime on any CPU.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgecnn import __version__
@@ -25,8 +26,16 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 TARGETS: tuple[Target, ...] = ("onnxruntime", "tensorrt")
 
 
-def lower_graph(model: ir.Model, precision: Precision, *, target: Target = "onnxruntime") -> ir.Model:
+def lower_graph(
+    model: ir.Model,
+    precision: Precision,
+    *,
+    target: Target = "onnxruntime",
+    leave: Collection[str] = (),
+) -> ir.Model:
     """A lowered copy of a float32 model; its metadata says what was done, and the table stays behind.
+
+    `leave` names layers that stay out of INT8, for TensorRT alone.
 
     For TensorRT, `lowering` in the metadata's build report says what was kept in FP32 and why; see
     `edgecnn.export.lowering.tensorrt.LoweringReport`.
@@ -51,7 +60,7 @@ def lower_graph(model: ir.Model, precision: Precision, *, target: Target = "onnx
     if target == "tensorrt":
         from edgecnn.export.lowering.tensorrt import lower_tensorrt
 
-        report["lowering"] = lower_tensorrt(lowered, precision, table).to_dict()
+        report["lowering"] = lower_tensorrt(lowered, precision, table, leave=leave).to_dict()
     elif precision == "int8" and table is not None:
         from edgecnn.export.lowering.int8_onnxruntime import lower_int8
 

@@ -14,7 +14,7 @@ measured with optimizations off.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,7 +64,11 @@ class LoweringReport:
 
 
 def lower_tensorrt(
-    model: ir.Model, precision: Literal["fp32", "fp16", "int8"], table: QuantizationTable | None
+    model: ir.Model,
+    precision: Literal["fp32", "fp16", "int8"],
+    table: QuantizationTable | None,
+    *,
+    leave: Collection[str] = (),
 ) -> LoweringReport:
     """Rewrite a float32 model in place.
 
@@ -72,6 +76,7 @@ def lower_tensorrt(
         model: as `load_graph` gives it.
         precision: of the engine to come.
         table: what calibration found; INT8 needs it, and FP16 decides by its ranges what stays in FP32.
+        leave: names of layers that stay out of INT8.
 
     Raises:
         BuildError: INT8 without a table, a graph with branches or loops, or one whose opset is older than
@@ -90,7 +95,7 @@ def lower_tensorrt(
     keep = set(reasons)
     quantized = Quantized()
     if precision == "int8" and table is not None:
-        quantized = quantize(model.graph, table, keep)
+        quantized = quantize(model.graph, table, keep, leave)
     lower_fp16(model, keep=keep | quantized.single_precision)
     warnings = []
     if table is None:

@@ -45,15 +45,18 @@ class Quantized:
     single_precision: frozenset[ir.Node] = frozenset()
 
 
-def quantize(graph: ir.Graph, table: QuantizationTable, keep: Collection[ir.Node]) -> Quantized:
+def quantize(
+    graph: ir.Graph, table: QuantizationTable, keep: Collection[ir.Node], leave: Collection[str] = ()
+) -> Quantized:
     """Add Q/DQ to a float graph in place.
 
     Args:
         graph: its tensors are still float32; what is added has the type that it will have in the end.
         table: ranges and weight scales.
         keep: the nodes that will compute in FP32; all others will in FP16.
+        leave: names of layers that are not quantized.
     """
-    plan = make_plan(graph, table)
+    plan = make_plan(graph, table, leave)
     added: set[ir.Node] = set()
     for value, uses in plan.readers.items():
         added |= _quantize_activation(graph, value, plan.amax[value] / LEVELS, uses, keep)

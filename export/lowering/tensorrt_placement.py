@@ -56,14 +56,16 @@ class Plan:
     amax: Mapping[ir.Value, float]
 
 
-def make_plan(graph: ir.Graph, table: QuantizationTable) -> Plan:
-    """Decide for a float graph."""
+def make_plan(graph: ir.Graph, table: QuantizationTable, leave: Collection[str] = ()) -> Plan:
+    """Decide for a float graph; `leave` names layers that are not quantized."""
     layers: list[ir.Node] = []
     left_out: dict[str, str] = {}
     gates = _gate_layers(graph)
     for node in graph:
         if node.op_type in _LAYERS and node.domain == "":
             reason = _reason_to_leave(node, table)
+            if reason is None and name_of(node) in leave:
+                reason = "it was asked to stay out of INT8"
             if reason is None and node in gates:
                 reason = "it computes a squeeze-and-excite block's gate, too small for INT8 to gain"
             if reason is None:

@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from platform import machine, system
 from typing import TYPE_CHECKING, Any
@@ -23,22 +22,22 @@ from edgecnn.errors import BuildError
 from edgecnn.export.camera_front import with_camera
 from edgecnn.export.tensorrt.compiler import CompileResult, compile_onnx
 from edgecnn.export.tensorrt.flavours import Flavour, require
+from edgecnn.export.tensorrt.lowered import Lowered, load_source, measure_lowered
 from edgecnn.export.tensorrt.options import CompileOptions
 from edgecnn.export.tensorrt.report import CompileReport
 from edgecnn.export.tensorrt.roofline import MODULES, estimate
 from edgecnn.files import check_output, sha256_file
-from edgecnn.metadata import BUILD_KEY, QUANTIZATION_KEY, read_json
 from edgecnn.progress import Progress, no_progress
 from edgecnn.spec import ModelSpec
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from edgecnn.camera_input import CameraInput
     from edgecnn.dataset import FrameSet
     from edgecnn.export.lowering import Precision
+    from edgecnn.export.tensorrt.auto import EngineCandidate
+    from edgecnn.export.tensorrt.changes import LayerChange
 
-__all__ = ["EngineBuildResult", "Lowered", "build_engine", "estimates", "inspect_engine"]
+__all__ = ["EngineBuildResult", "build_engine", "compile_lowered", "estimates", "inspect_engine"]
 
 _PRECISIONS = ("fp32", "fp16", "int8")
 _DONE = 0.98
@@ -55,6 +54,9 @@ class EngineBuildResult:
         info: the sidecar's content.
         report: layer by layer, what was compiled.
         warnings: what was asked for and not done, and what TensorRT warned of.
+        reason: why this precision.
+        candidates: with `auto`, everything that was looked at.
+        slowed: with `auto`, the layers on which INT8 costs more than FP16, the worst first.
     """
 
     path: Path
@@ -63,6 +65,9 @@ class EngineBuildResult:
     info: EngineInfo
     report: CompileReport
     warnings: tuple[str, ...]
+    reason: str = "asked for"
+    candidates: tuple[EngineCandidate, ...] = ()
+    slowed: tuple[LayerChange, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object, without the layers."""
@@ -70,6 +75,9 @@ class EngineBuildResult:
             "path": str(self.path),
             "sidecar": str(self.sidecar),
             "precision": self.precision,
+            "reason": self.reason,
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
+            "slowed": [change.to_dict() for change in self.slowed],
             "flavour": self.info.flavour,
             "library": self.info.library,
             "gpu": self.info.gpu,
@@ -81,24 +89,6 @@ class EngineBuildResult:
             "estimates": estimates(self.report),
             "warnings": list(self.warnings),
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lowered:
-    """A graph that is ready for the compiler, and where it came from.
-
-    Attributes:
-        content: the bytes of its ONNX file; reference: those of the float32 graph, None where the model was
-            lowered before.
-        table_sha256: of the quantization table, if there was one.
-        warnings: what the lowering could not decide well.
-    """
-
-    content: bytes
-    reference: bytes | None
-    spec: ModelSpec | None
-    table_sha256: str | None
-    warnings: tuple[str, ...] = ()
 
 
 def build_engine(
@@ -137,18 +127,44 @@ def build_engine(
     require(flavour)
     options.refuse_for(flavour)
     check_output(output, force=force)
-    sidecar = check_output(sidecar_path(output), force=force)
-    lowered = _lower(model, precision, spec)
-    accuracy = _accuracy(lowered, data, progress)
+    check_output(sidecar_path(output), force=force)
+    lowered = load_source(model, spec).lower(precision)
+    accuracy = measure_lowered(lowered, data, progress)
+    return compile_lowered(
+        lowered,
+        output,
+        source=Path(model),
+        flavour=flavour,
+        options=options,
+        accuracy=accuracy,
+        camera=camera,
+        force=force,
+        progress=progress,
+    )
+
+
+def compile_lowered(
+    lowered: Lowered,
+    output: str | os.PathLike[str],
+    *,
+    source: Path,
+    flavour: Flavour,
+    options: CompileOptions,
+    accuracy: Mapping[str, Any] | None,
+    camera: CameraInput | None,
+    force: bool,
+    progress: Progress,
+) -> EngineBuildResult:
+    """Compile a lowered graph, and write plan and sidecar."""
+    precision = lowered.precision
     content = lowered.content if camera is None else with_camera(lowered.content, camera)
     result = compile_onnx(
         content, output, options, progress, flavour=flavour, precision=precision, force=force
     )
-    info = _describe(result, options, precision, lowered, accuracy, Path(model), camera)
-    write_engine_info(info, output, force=force)
+    info = _describe(result, options, lowered, accuracy, source, camera)
     return EngineBuildResult(
         path=result.path,
-        sidecar=sidecar,
+        sidecar=write_engine_info(info, output, force=force),
         precision=precision,
         info=info,
         report=result.report,
@@ -178,7 +194,7 @@ def inspect_engine(
         content: bytes | Path = Path(model)
     else:
         _check_precision(precision)
-        content = _lower(model, precision, spec).content
+        content = load_source(model, spec).lower(precision).content
     with tempfile.TemporaryDirectory(prefix="edgecnn-") as folder:
         plan = Path(folder, "model.plan")
         return compile_onnx(content, plan, options, progress, flavour=flavour, precision=precision)
@@ -194,70 +210,9 @@ def _check_precision(precision: str) -> None:
         raise BuildError("unknown precision", got=precision, expected="one of " + ", ".join(_PRECISIONS))
 
 
-def _lower(model: str | os.PathLike[str], precision: Precision, spec: ModelSpec | None) -> Lowered:
-    from edgecnn.export.graph import load_graph, to_bytes
-    from edgecnn.export.lowering import lower_graph
-    from edgecnn.export.measure import check_spec
-
-    graph = load_graph(model)
-    if _was_lowered(graph, precision):
-        own = ModelSpec.from_metadata(graph.metadata_props)
-        content = Path(model).read_bytes()  # these very bytes: they are what was measured
-        return Lowered(content=content, reference=None, spec=spec or own, table_sha256=None)
-    found = check_spec(graph, spec, name=str(model))
-    table = graph.metadata_props.get(QUANTIZATION_KEY)
-    result = lower_graph(graph, precision, target="tensorrt")
-    report = (read_json(result.metadata_props, BUILD_KEY) or {}).get("lowering") or {}
-    return Lowered(
-        content=to_bytes(result),
-        reference=to_bytes(graph),
-        spec=found,
-        table_sha256=None if table is None else sha256(table.encode()).hexdigest(),
-        warnings=tuple(report.get("warnings", ())),
-    )
-
-
-def _was_lowered(graph: ir.Model, precision: str) -> bool:
-    """Whether it is a graph for TensorRT already. Raises BuildError for one of another precision."""
-    built = read_json(graph.metadata_props, BUILD_KEY)
-    if built is None or built.get("target") != "tensorrt":
-        return False  # a graph for another target is refused by `lower_graph`, in its words
-    if built.get("precision") != precision:
-        raise BuildError(
-            "the model is lowered already",
-            got=str(built.get("precision")),
-            expected=precision,
-            remedy="Use the file that `edgecnn export` or `edgecnn calibrate` wrote",
-        )
-    return True
-
-
-def _accuracy(lowered: Lowered, data: FrameSet | None, progress: Progress) -> Mapping[str, Any] | None:
-    if data is None:
-        return None
-    if lowered.reference is None:
-        raise BuildError(
-            "the accuracy cannot be measured",
-            got="a model that is lowered already",
-            remedy="Give the file that `edgecnn export` or `edgecnn calibrate` wrote",
-        )
-    from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
-    from edgecnn.compare import compare
-    from edgecnn.model import Model
-
-    # node by node, as TensorRT computes it: ONNX Runtime's optimizer is not right about FP16 around Q/DQ
-    computed = OnnxRuntimeBackend(lowered.content, optimized=False)
-    with (
-        Model(OnnxRuntimeBackend(lowered.reference), name="the FP32 model") as first,
-        Model(computed, name="the lowered model") as second,
-    ):
-        return compare(first, second, data, total=data.count, progress=progress).to_dict()
-
-
 def _describe(
     result: CompileResult,
     options: CompileOptions,
-    precision: str,
     lowered: Lowered,
     accuracy: Mapping[str, Any] | None,
     source: Path,
@@ -284,7 +239,7 @@ def _describe(
             {name: (shapes.min, shapes.opt, shapes.max) for name, shapes in profile.items()}
             for profile in result.profiles
         ),
-        precision=precision,
+        precision=lowered.precision,
         convolutions=result.report.convolutions,
         source=source.name,
         source_sha256=sha256_file(source),

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from edgecnn.export.tensorrt.report import CompileReport, LayerCost
 
-__all__ = ["MODULES", "JetsonModule", "LayerBound", "Roofline", "estimate"]
+__all__ = ["MODULES", "JetsonModule", "LayerBound", "Roofline", "estimate", "estimate_layer"]
 
 Bound = Literal["compute", "memory"]
 
@@ -128,7 +128,7 @@ class Roofline:
 
 def estimate(report: CompileReport, module: JetsonModule) -> Roofline:
     """The roofline of a compiled network on a module."""
-    bounds = [_bound(item, module) for item in report.layers if item.layer.kind != "none"]
+    bounds = [estimate_layer(item, module) for item in report.layers if item.layer.kind != "none"]
     by_bound = {
         bound: sum(item.time_ms for item in bounds if item.bound == bound) for bound in ("compute", "memory")
     }
@@ -141,7 +141,8 @@ def estimate(report: CompileReport, module: JetsonModule) -> Roofline:
     )
 
 
-def _bound(item: LayerCost, module: JetsonModule) -> LayerBound:
+def estimate_layer(item: LayerCost, module: JetsonModule) -> LayerBound:
+    """One layer's shortest time on a module."""
     compute_ms = 2e3 * item.macs / module.operations_per_s(item.layer.precision)
     moved = item.read_bytes + item.written_bytes + item.constant_bytes
     memory_ms = moved / (module.bandwidth_gb_s * 1e6)

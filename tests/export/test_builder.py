@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-import edgecnn.export.builder as builder
+import edgecnn.export.builder_onnxruntime as builder
 from edgecnn.calibration import calibrate
 from edgecnn.compare import Agreement
 from edgecnn.dataset import FrameSet, open_frames

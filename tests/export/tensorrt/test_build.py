@@ -148,7 +148,8 @@ def test_command_inspect(calibrated: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("build", "--precision", "auto", *RTX), "give fp32, fp16 or int8"),
+        (("build", "--precision", "fp16", "--module", "orin-nano-8gb", *RTX), "--module: not with"),
+        (("build", "--module", "orin-nano-8gb"), "--module: not with --target onnxruntime"),
         (("build", "--precision", "fp32", "--threads", "1", *RTX), "--threads"),
         (("build", "--precision", "fp32", "--workspace", "1G"), "--workspace: only with --target tensorrt"),
         (("build", "--precision", "fp32", "--workspace", "lots", *RTX), "'lots' is no size"),

@@ -1,0 +1,146 @@
+"""From a model file to the graph that the compiler gets, and how accurate that very graph is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecnn.errors import BuildError
+from edgecnn.metadata import BUILD_KEY, QUANTIZATION_KEY, read_json
+from edgecnn.progress import Progress
+from edgecnn.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgecnn.dataset import FrameSet
+    from edgecnn.export.lowering import Precision
+
+__all__ = ["Lowered", "Source", "load_source", "measure_lowered"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """A graph that is ready for the compiler, and where it came from.
+
+    Attributes:
+        precision: what it was lowered to.
+        content: the bytes of its ONNX file; reference: those of the float32 graph, None where the model was
+            lowered before.
+        table_sha256: of the quantization table, if there was one.
+        left: names of layers that were left out of INT8 on demand.
+        warnings: what the lowering could not decide well.
+    """
+
+    precision: Precision
+    content: bytes
+    reference: bytes | None
+    spec: ModelSpec | None
+    table_sha256: str | None
+    left: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A model file that was read; `lower` may be called for several precisions."""
+
+    path: Path
+    graph: ir.Model
+    spec: ModelSpec | None
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it has a quantization table."""
+        return QUANTIZATION_KEY in self.graph.metadata_props
+
+    def lower(self, precision: Precision, *, leave: Collection[str] = ()) -> Lowered:
+        """Lower it for TensorRT; a graph that was lowered for it before is taken as it is.
+
+        Args:
+            leave: names of layers that stay out of INT8.
+
+        Raises:
+            BuildError: INT8 without calibration, or a model that is lowered to something else.
+        """
+        from edgecnn.export.graph import to_bytes
+        from edgecnn.export.lowering import lower_graph
+        from edgecnn.export.measure import check_spec
+
+        if _was_lowered(self.graph, precision):
+            own = ModelSpec.from_metadata(self.graph.metadata_props)
+            content = self.path.read_bytes()  # these very bytes: they are what was measured
+            return Lowered(
+                precision=precision,
+                content=content,
+                reference=None,
+                spec=self.spec or own,
+                table_sha256=None,
+            )
+        found = check_spec(self.graph, self.spec, name=str(self.path))
+        table = self.graph.metadata_props.get(QUANTIZATION_KEY)
+        result = lower_graph(self.graph, precision, target="tensorrt", leave=leave)
+        report = (read_json(result.metadata_props, BUILD_KEY) or {}).get("lowering") or {}
+        return Lowered(
+            precision=precision,
+            content=to_bytes(result),
+            reference=to_bytes(self.graph),
+            spec=found,
+            table_sha256=None if table is None else sha256(table.encode()).hexdigest(),
+            left=tuple(leave),
+            warnings=tuple(report.get("warnings", ())),
+        )
+
+
+def load_source(model: str | os.PathLike[str], spec: ModelSpec | None) -> Source:
+    """Read a model file. Raises ModelNotFoundError, ModelFormatError, BackendUnavailableError."""
+    from edgecnn.export.graph import load_graph
+
+    return Source(path=Path(model), graph=load_graph(model), spec=spec)
+
+
+def measure_lowered(lowered: Lowered, data: FrameSet | None, progress: Progress) -> Mapping[str, Any] | None:
+    """The lowered graph against FP32 on frames, in ONNX Runtime; None without frames.
+
+    Raises:
+        BuildError: there is no FP32 graph to compare with.
+        DataError: no frame can be read, or an output is infinite or NaN.
+    """
+    if data is None:
+        return None
+    if lowered.reference is None:
+        raise BuildError(
+            "the accuracy cannot be measured",
+            got="a model that is lowered already",
+            remedy="Give the file that `edgecnn export` or `edgecnn calibrate` wrote",
+        )
+    from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
+    from edgecnn.compare import compare
+    from edgecnn.model import Model
+
+    # node by node, as TensorRT computes it: ONNX Runtime's optimizer is not right about FP16 around Q/DQ
+    computed = OnnxRuntimeBackend(lowered.content, optimized=False)
+    with (
+        Model(OnnxRuntimeBackend(lowered.reference), name="the FP32 model") as first,
+        Model(computed, name="the lowered model") as second,
+    ):
+        return compare(first, second, data, total=data.count, progress=progress).to_dict()
+
+
+def _was_lowered(graph: ir.Model, precision: str) -> bool:
+    """Whether it is a graph for TensorRT already. Raises BuildError for one of another precision."""
+    built = read_json(graph.metadata_props, BUILD_KEY)
+    if built is None or built.get("target") != "tensorrt":
+        return False  # a graph for another target is refused by `lower_graph`, in its words
+    if built.get("precision") != precision:
+        raise BuildError(
+            "the model is lowered already",
+            got=str(built.get("precision")),
+            expected=precision,
+            remedy="Use the file that `edgecnn export` or `edgecnn calibrate` wrote",
+        )
+    return True
