@@ -68,10 +68,10 @@ def test_the_summary_is_the_last_line(colour_onnx: Path, video: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
     report = last_json(done.stdout)
-    assert list(report) == [
+    assert {
         *("model", "backend", "precision", "source", "frames", "skipped", "dropped", "fps", "latency_ms"),
         *("stages_ms", "seconds", "sinks"),
-    ]
+    } <= set(report)
     assert (report["model"], report["backend"]) == (str(colour_onnx), "onnxruntime")
     assert (report["frames"], report["skipped"], report["dropped"]) == (6, 0, 0)
     assert report["source"] == str(video)
