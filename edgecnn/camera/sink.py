@@ -1,4 +1,4 @@
-"""Sinks: where outputs go, by URI.
+"""Sinks: where outputs go. `edgecnn.camera.sink_opening` has the list of them, docs/sinks.md what each does.
 
 A sink refuses what is there already as soon as it is opened, and creates its file with the first output:
 a run that gives nothing leaves nothing. Closing makes the file whole, also after Ctrl-C.
@@ -6,29 +6,34 @@ a run that gives nothing leaves nothing. Closing makes the file whole, also afte
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from edgecnn.camera.uri import display_path, mask_credentials
+from edgecnn.camera.uri import display_path
 from edgecnn.errors import ClosedError, OutputError
 
 if TYPE_CHECKING:
     from edgecnn.pipeline import Output
 
-__all__ = ["BaseSink", "MemorySink", "Sink", "open_sink", "refuse_source", "sink_help"]
+__all__ = ["BaseSink", "CallbackSink", "MemorySink", "Sink", "StopRequested", "refuse_source"]
+
+
+class StopRequested(Exception):
+    """Raised by `Sink.write`: whoever looks at the results wants no more of them, so the run should end."""
 
 
 class Sink(Protocol):
-    """Takes outputs. Used by one thread at a time.
+    """Takes outputs. `write` is called by one thread; `close` may be called by another, after the last write.
 
     Attributes:
         name: what it writes to, without credentials.
+        lossy: it shows outputs rather than keeps them, so it is given the newest one and may miss others.
     """
 
     name: str
+    lossy: bool
 
     def write(self, output: Output) -> None:
         """Take one output. A picture is `output.annotated`, which is drawn once for all sinks.
@@ -36,6 +41,7 @@ class Sink(Protocol):
         Raises:
             OutputError: it cannot be written. The sink is then closed, and holds what the class says.
             ClosedError: the sink is closed.
+            StopRequested: the run should end, as when its window is closed. Nothing is wrong.
         """
 
     def close(self) -> None:
@@ -61,6 +67,7 @@ class BaseSink:
     """The life cycle of a sink, for classes that say how to `_write`, perhaps `_finish` and `_abandon`."""
 
     name = ""
+    lossy = False
     _closed = False
 
     def write(self, output: Output) -> None:
@@ -119,34 +126,28 @@ class MemorySink(BaseSink):
         self.outputs.append(output)
 
 
-def open_sink(uri: str | os.PathLike[str], *, fps: float | None = None, force: bool = False) -> Sink:
-    """Open a sink.
-
-        with open_sink("out.mp4", fps=source.fps) as sink:
-            sink.write(output)
+class CallbackSink(BaseSink):
+    """Gives each output to a function.
 
     Args:
-        uri: what `sink_help()` lists.
-        fps: frames per second, for a video.
-        force: write over what is there.
-
-    Raises:
-        OutputExistsError: something is there, and `force` is false.
-        OutputError: no such sink in this version, no such folder, or no permission.
+        function: called with the output, in the sink's thread. What it raises becomes OutputError, after
+            which it is not called again; StopRequested ends the run.
+        name: for messages; the function's own where None.
     """
-    text = os.fspath(uri)
-    for kind in _KINDS:
-        if kind.takes(text):
-            return kind.open(text, fps, force)
-    raise OutputError(
-        f"no sink {mask_credentials(display_path(text))!r} in this version",
-        expected=" or ".join(kind.form for kind in _KINDS),
-    )
 
+    def __init__(self, function: Callable[[Output], object], *, name: str | None = None) -> None:
+        self._function = function
+        self.name = name or getattr(function, "__qualname__", type(function).__name__)
 
-def sink_help() -> list[tuple[str, str]]:
-    """What `open_sink` knows: the form of the URI, and what is written."""
-    return [(kind.form, kind.meaning) for kind in _KINDS]
+    def _write(self, output: Output) -> None:
+        try:
+            self._function(output)
+        except StopRequested:
+            raise
+        except Exception as error:
+            raise OutputError(
+                f"the callback {self.name} failed", got=f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def refuse_source(target: Path, output: Output) -> None:
@@ -158,59 +159,3 @@ def refuse_source(target: Path, output: Output) -> None:
         return  # one of them is no file
     if same:
         raise OutputError(f"cannot write {display_path(target)}", got="the file that the frames come from")
-
-
-class _Kind(NamedTuple):
-    """One kind of sink: how its URI looks, and how it is opened."""
-
-    form: str
-    meaning: str
-    takes: Callable[[str], bool]
-    open: Callable[[str, float | None, bool], Sink]
-
-
-# Imported when opened, so that JSON lines need no OpenCV and each kind is free to need what it likes.
-def _open_json(uri: str, fps: float | None, force: bool) -> Sink:
-    from edgecnn.camera.json_sink import JsonLinesSink, StdoutSink
-
-    return StdoutSink() if uri == "-" else JsonLinesSink(uri, force=force)
-
-
-def _open_video(uri: str, fps: float | None, force: bool) -> Sink:
-    from edgecnn.camera.video_sink import VideoSink
-
-    return VideoSink(uri, fps=fps, force=force)
-
-
-def _open_picture(uri: str, fps: float | None, force: bool) -> Sink:
-    from edgecnn.camera.picture_sinks import PictureSink
-
-    return PictureSink(uri, force=force)
-
-
-def _open_pictures(uri: str, fps: float | None, force: bool) -> Sink:
-    from edgecnn.camera.picture_sinks import PicturesSink
-
-    return PicturesSink(uri, force=force)
-
-
-def _ends_in(*suffixes: str) -> Callable[[str], bool]:
-    return lambda uri: "://" not in uri and Path(uri).suffix.lower() in suffixes
-
-
-def _is_folder(uri: str) -> bool:
-    return bool(uri) and "://" not in uri and (uri.endswith("/") or Path(uri).is_dir())
-
-
-_KINDS = (
-    _Kind("-", "JSON lines on stdout", lambda uri: uri == "-", _open_json),
-    _Kind(
-        "folder/",
-        "one annotated picture a frame, named after the image or by its number",
-        _is_folder,
-        _open_pictures,
-    ),
-    _Kind("FILE.jsonl", "JSON lines, one a frame", _ends_in(".jsonl"), _open_json),
-    _Kind("FILE.mp4|.mkv|.avi", "annotated video", _ends_in(".mp4", ".mkv", ".avi"), _open_video),
-    _Kind("FILE.png|.jpg", "one annotated picture", _ends_in(".png", ".jpg", ".jpeg"), _open_picture),
-)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.camera.opencv import import_cv2, open_capture, quiet
+from edgecnn.camera.pacing import Places
 from edgecnn.camera.sink import BaseSink, refuse_source
 from edgecnn.camera.uri import display_path
 from edgecnn.errors import OutputError
@@ -45,9 +46,14 @@ class VideoSink(BaseSink):
     The first frame sets the size (its sides rounded down to even numbers, as the codecs want). Later frames
     of another size are scaled to fit, with black bars.
 
+    A camera's frames do not come at an even rate, and fewer come than it announces where the model is slow.
+    A video file has one rate. So a live frame stands in the video from the moment when it was captured:
+    it is repeated until the next one, and left out where the next one falls into the same place.
+
     Args:
         path: ends in .mp4, .mkv or .avi.
         fps: frames per second; `DEFAULT_FPS` where the source has none.
+        live: frames have the places of their `captured_at`; else each one has a place, whenever it comes.
         force: write over what is there.
         codecs: FOURCCs to try, best first; those usual for the ending where None.
     """
@@ -57,6 +63,7 @@ class VideoSink(BaseSink):
         path: str | os.PathLike[str],
         *,
         fps: float | None = None,
+        live: bool = False,
         force: bool = False,
         codecs: Sequence[str] | None = None,
     ) -> None:
@@ -65,6 +72,7 @@ class VideoSink(BaseSink):
         self._force = force
         self.name = display_path(path)
         self._fps = fps or DEFAULT_FPS
+        self._places = Places(self._fps) if live else None
         self._codecs = tuple(codecs or _CODECS[self._path.suffix.lower()])
         if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
             raise OutputError(
@@ -77,23 +85,20 @@ class VideoSink(BaseSink):
         self._writer: Any = None
         self._size_hw = (0, 0)
         self._frames = 0
+        self._last = np.empty(0, np.uint8)  # live: the frame that the next place will show
 
     def _write(self, output: Output) -> None:
-        cv2 = import_cv2()
         image = output.annotated
         if self._writer is None:
             refuse_source(self._path, output)
             self._open(image.shape[0], image.shape[1])
-        with quiet():
-            try:
-                written = self._writer.write(
-                    fit(image, self._size_hw)
-                )  # None in OpenCV 4; in 5, whether it worked
-            except cv2.error as error:
-                raise OutputError(f"cannot write {self.name}", got=f"OpenCV: {error.err}") from error
-        if written is False:
-            raise self._failure()
-        self._frames += 1
+        fitted = fit(image, self._size_hw)
+        if self._places is None:
+            self._append(fitted)
+        else:
+            for _ in range(self._places.until(output.frame.captured_at)):
+                self._append(self._last)
+            self._last = fitted
         if _free_bytes(self._path) < _RESERVE_BYTES:
             self._finish()
             raise OutputError(
@@ -102,9 +107,22 @@ class VideoSink(BaseSink):
                 remedy=f"It holds the first {self._frames} frames",
             )
 
+    def _append(self, image: NDArray[np.uint8]) -> None:
+        cv2 = import_cv2()
+        with quiet():
+            try:
+                written = self._writer.write(image)  # None in OpenCV 4; in 5, whether it worked
+            except cv2.error as error:
+                raise OutputError(f"cannot write {self.name}", got=f"OpenCV: {error.err}") from error
+        if written is False:
+            raise self._failure()
+        self._frames += 1
+
     def _finish(self) -> None:
         if self._writer is None:
             return
+        if self._places is not None:
+            self._append(self._last)
         self._release()
         if not self._is_playable():
             error = self._failure()

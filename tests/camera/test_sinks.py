@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
@@ -7,41 +8,33 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgecnn.camera import Frame, MemoryReader, MemorySink, Sink, Source, open_sink, sink_help
-from edgecnn.camera.json_sink import JsonLinesSink
+from edgecnn.camera import (
+    CallbackSink,
+    MemoryReader,
+    MemorySink,
+    Source,
+    StopRequested,
+    open_sink,
+    sink_help,
+)
+from edgecnn.camera.csv_sink import rows
+from edgecnn.camera.line_sinks import JsonLinesSink
+from edgecnn.camera.pacing import Places
 from edgecnn.camera.video_sink import VideoSink, fit
 from edgecnn.errors import ClosedError, OutputError, OutputExistsError
 from edgecnn.pipeline import Latency, Output
-from edgecnn.results import Classification, Result
+from edgecnn.results import Result
 from tests.colours import colour_cycle, colour_of, decode_video, solid
-
-
-def output(
-    image: NDArray[np.uint8] | None = None,
-    index: int = 0,
-    *,
-    path: Path | None = None,
-    source: str = "s",
-    score: float = 0.5,
-) -> Output:
-    """What a pipeline would hand to a sink."""
-    image = solid("red") if image is None else image
-    result = Classification(np.array([score, 1 - score], np.float32), ("cat", "dog"))
-    return Output(result, Frame(image, index, 12.5, source, path), Latency(1, 2, 3, 4, 10.25))
-
-
-def write_all(sink: Sink, images: Iterable[NDArray[np.uint8]]) -> None:
-    with sink:
-        for index, image in enumerate(images):
-            sink.write(output(image, index))
+from tests.outputs import output, write_all
 
 
 def listing(folder: Path) -> list[str]:
@@ -52,7 +45,7 @@ def listing(folder: Path) -> list[str]:
 # every sink -----------------------------------------------------------------------------------------------
 
 
-FILES = ["out.mp4", "out.mkv", "out.avi", "out.png", "out.jpg", "out.jsonl"]
+FILES = ["out.mp4", "out.mkv", "out.avi", "out.png", "out.jpg", "out.jsonl", "out.csv"]
 
 
 @pytest.mark.parametrize("name", [*FILES, "out/"])
@@ -111,15 +104,15 @@ def test_a_file_has_the_usual_rights(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["out.gif", "window", "mqtt://user:secret@broker/x.jsonl", "http://0.0.0.0:80/", ""]
+    "uri", ["out.gif", "windows", "amqp://user:secret@broker/x.jsonl", "https://0.0.0.0:80/", ""]
 )
 def test_an_unknown_sink_lists_the_known_ones(uri: str) -> None:
     with pytest.raises(
-        OutputError, match=r"no sink .* expected - or folder/ or FILE.jsonl or FILE.mp4"
+        OutputError, match=r"no sink .* expected - or FOLDER/ or FILE.jsonl or FILE.csv or FILE.mp4"
     ) as caught:
         open_sink(uri)
     assert "secret" not in str(caught.value)
-    assert len(sink_help()) == 5
+    assert all(form in str(caught.value) for form, _ in sink_help())
 
 
 @pytest.mark.parametrize("name", ["frame.png", "frame.jpg"])
@@ -204,6 +197,30 @@ def test_fitting_keeps_the_aspect_ratio(hw: tuple[int, int], inner: tuple[int, i
 def test_small_and_odd_sizes(tmp_path: Path, hw: tuple[int, int]) -> None:
     write_all(open_sink(tmp_path / "out.mp4"), [solid("red", hw)] * 2)
     assert len(decode_video(tmp_path / "out.mp4")) == 2
+
+
+def test_a_live_video_runs_by_the_clock(tmp_path: Path) -> None:
+    captured = [100.0, 100.4, 100.42, 100.7, 5000.0]  # at 10 fps; the second is replaced, the last comes late
+    colours = ["red", "blue", "green", "red", "green"]
+    with open_sink(tmp_path / "out.mp4", fps=10, live=True) as sink:
+        for colour, moment in zip(colours, captured, strict=True):
+            sink.write(output(solid(colour), captured_at=moment))
+    seen = [colour_of(frame) for frame in decode_video(tmp_path / "out.mp4")]
+    assert seen == ["red"] * 4 + ["green"] * 3 + ["red"] * 20 + ["green"]
+
+
+def test_a_video_of_a_file_has_every_frame_whenever_it_comes(tmp_path: Path) -> None:
+    with open_sink(tmp_path / "out.mp4", fps=10) as sink:
+        for moment in (100.0, 100.001, 300.0):
+            sink.write(output(captured_at=moment))
+    assert len(decode_video(tmp_path / "out.mp4")) == 3
+
+
+@pytest.mark.parametrize("rate", [7.3, 12, 30, 59.94])
+def test_places_of_frames_that_come_at_another_rate(rate: float) -> None:
+    places = Places(30)
+    filled = sum(places.until(1e6 + number / rate) for number in range(round(60 * rate)))
+    assert filled == pytest.approx(60 * 30, abs=30 / rate + 1)  # a minute of frames is a minute of video
 
 
 def test_codecs_that_opencv_lacks_are_named(tmp_path: Path) -> None:
@@ -419,6 +436,109 @@ def test_stdout_gets_a_line_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 assert head == "before"
                 assert [json.loads(line)["index"] for line in lines] == list(range(index + 1))
         stdout.write("still open\n")
+
+
+# CSV ------------------------------------------------------------------------------------------------------
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def test_csv_has_a_row_a_class(tmp_path: Path) -> None:
+    with open_sink(tmp_path / "out.csv") as sink:
+        sink.write(output(index=7, source='a "b", c', score=0.75))
+        assert len(table(tmp_path / "out.csv")) == 2  # readable while it is written
+        sink.write(output(index=8, score=math.nan))
+    frame = {"source": 'a "b", c', "captured_at": "12.5", "age_ms": "10.25", "dropped": "0"}
+    first, second, third, _ = table(tmp_path / "out.csv")
+    assert first == {"index": "7", **frame, "id": "0", "label": "cat", "score": "0.75"}
+    assert second == {"index": "7", **frame, "id": "1", "label": "dog", "score": "0.25"}
+    assert third["index"] == "8"
+    assert third["score"] == "nan"
+
+
+def test_csv_has_a_row_a_box_and_none_where_there_is_none(tmp_path: Path) -> None:
+    boxes = {"boxes_xyxy": [[1, 2, 3, 4.5], [5, 6, 7, 8]], "scores": [0.5, 0.25], "labels": ["a", "b,\nc"]}
+    nothing: dict[str, Any] = {"boxes_xyxy": [], "scores": [], "labels": []}
+    with open_sink(tmp_path / "out.csv") as sink:
+        for index, result in enumerate([nothing, boxes, nothing, boxes]):
+            sink.write(output(index=index, result=result))
+    found = table(tmp_path / "out.csv")
+    assert [row["index"] for row in found] == ["1", "1", "3", "3"]
+    columns = ["x1", "y1", "x2", "y2", "scores", "labels"]
+    assert [[row[key] for key in columns] for row in found[:2]] == [
+        ["1", "2", "3", "4.5", "0.5", "a"],
+        ["5", "6", "7", "8", "0.25", "b,\nc"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"classes": []}, []),
+        ({"embedding": [1.5, 2.0]}, [{"embedding": "[1.5,2.0]"}]),
+        ({"outputs": {"y": {"values": [None]}}}, [{"outputs": '{"y":{"values":[null]}}'}]),
+        ({"a": [1, 2], "b": [1]}, [{"a": "[1,2]", "b": "[1]"}]),
+        ({"n": 2, "ids": [3], "xys": [[[1, 2]]]}, [{"n": 2, "ids": 3, "xys": "[[1,2]]"}]),
+        ({}, [{}]),
+    ],
+)  # fmt: skip
+def test_rows_of_any_result(result: dict[str, Any], expected: list[dict[str, Any]]) -> None:
+    assert rows(result) == expected
+
+
+def test_csv_keeps_its_columns(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path / "out.csv")
+    sink.write(output())
+    with pytest.raises(OutputError, match=r"got columns .* embedding, expected .* id, label, score"):
+        sink.write(output(result={"embedding": [1]}))
+    assert len(table(tmp_path / "out.csv")) == 2
+
+
+def test_csv_ends_with_the_rows_of_a_whole_frame_when_the_disk_is_full(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path / "out.csv")
+    with FileSizeLimit(1000), pytest.raises(OutputError, match=r"out\.csv: got File too large"):
+        write_all(sink, colour_cycle(100))
+    found = table(tmp_path / "out.csv")
+    assert len(found) > 10
+    assert [row["index"] for row in found] == [str(index // 2) for index in range(len(found))]
+    assert len(found) % 2 == 0
+
+
+# callbacks ------------------------------------------------------------------------------------------------
+
+
+def test_a_callback_gets_every_output() -> None:
+    seen: list[int] = []
+    with CallbackSink(lambda output: seen.append(output.frame.index), name="seen") as sink:
+        sink.write(output(index=3))
+        sink.write(output(index=4))
+    assert seen == [3, 4]
+    assert sink.name == "seen"
+    assert not sink.lossy
+
+
+def test_a_callback_that_fails_is_not_called_again() -> None:
+    def divide(output: Output) -> None:
+        calls.append(1 // output.frame.index)
+
+    calls: list[int] = []
+    sink = CallbackSink(divide)
+    with pytest.raises(OutputError, match=r"callback .*divide failed: got ZeroDivisionError"):
+        sink.write(output(index=0))
+    with pytest.raises(ClosedError):
+        sink.write(output(index=1))
+    assert calls == []
+
+
+def test_a_callback_may_end_the_run() -> None:
+    def enough(output: Output) -> None:
+        raise StopRequested
+
+    with CallbackSink(enough) as sink, pytest.raises(StopRequested):
+        sink.write(output())
 
 
 # the shared one -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""JSON lines: one object a frame, in the form that `Output.to_dict` gives."""
+"""Text, whole lines at a time: JSON lines in a file or on stdout, and what a CSV file shares with them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from edgecnn.files import check_output
 if TYPE_CHECKING:
     from edgecnn.pipeline import Output
 
-__all__ = ["JsonLinesSink", "StdoutSink"]
+__all__ = ["JsonLinesSink", "LinesSink", "StdoutSink", "json_line"]
 
 
-class JsonLinesSink(BaseSink):
-    """A `.jsonl` file that is written in place, one whole line at a time.
+class LinesSink(BaseSink):
+    """A file that is written in place, whole lines at a time, for classes that say which `_lines`.
 
     Not under a temporary name as other files: this one is valid after every line, `tail -f` follows it,
-    and a service that loses power after a week has lost nothing. "Never half a file" holds line by line:
-    a line that does not fit on the disk is taken back, and OutputError leaves the lines before it.
+    and a service that loses power after a week has lost nothing. "Never half a file" holds frame by frame:
+    lines that do not fit on the disk are taken back, and OutputError leaves the lines before them.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -32,16 +32,20 @@ class JsonLinesSink(BaseSink):
         self._file: int | None = None
         self._length = 0
 
+    def _lines(self, output: Output) -> bytes:
+        """What one output adds, each line with its end."""
+        raise NotImplementedError
+
     def _write(self, output: Output) -> None:
-        line = _line(output)
+        lines = self._lines(output)
         try:
             if self._file is None:
                 refuse_source(self._path, output)
                 creation = os.O_TRUNC if self._force else os.O_EXCL
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | creation, 0o666)
             written = 0
-            while written < len(line):
-                written += os.write(self._file, line[written:])
+            while written < len(lines):
+                written += os.write(self._file, lines[written:])
         except FileExistsError as error:
             raise OutputExistsError(f"{self.name} exists", got="a file that appeared meanwhile") from error
         except OutputError:
@@ -52,7 +56,7 @@ class JsonLinesSink(BaseSink):
                 got=os.strerror(error.errno or 0),
                 remedy=f"Its {self._length} bytes are whole lines",
             ) from error
-        self._length += len(line)
+        self._length += len(lines)
 
     def _finish(self) -> None:
         if self._file is None:
@@ -70,6 +74,13 @@ class JsonLinesSink(BaseSink):
             os.close(self._file)
 
 
+class JsonLinesSink(LinesSink):
+    """A `.jsonl` file: one object a frame, in the form that `Output.to_dict` gives."""
+
+    def _lines(self, output: Output) -> bytes:
+        return json_line(output)
+
+
 class StdoutSink(BaseSink):
     """JSON lines on stdout, each flushed, so that the program behind a pipe sees a frame when it happens.
 
@@ -81,7 +92,7 @@ class StdoutSink(BaseSink):
     def _write(self, output: Output) -> None:
         try:
             sys.stdout.flush()  # what was printed before comes before
-            sys.stdout.buffer.write(_line(output))
+            sys.stdout.buffer.write(json_line(output))
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             raise
@@ -89,7 +100,8 @@ class StdoutSink(BaseSink):
             raise OutputError("cannot write to stdout", got=os.strerror(error.errno or 0)) from error
 
 
-def _line(output: Output) -> bytes:
+def json_line(output: Output) -> bytes:
+    """One output as JSON, with the end of the line."""
     import msgspec
 
     return msgspec.json.encode(output.to_dict()) + b"\n"
