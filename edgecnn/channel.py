@@ -45,9 +45,10 @@ class Channel(Generic[Item]):
         self._ended = False
         self._closed = False
         self._error: BaseException | None = None
-        lock = threading.Lock()
-        self._filled = threading.Condition(lock)
-        self._emptied = threading.Condition(lock)
+        # `with lock`, never `with condition`: Ctrl-C between taking and noting it would leave it locked
+        self._lock = threading.Lock()
+        self._filled = threading.Condition(self._lock)
+        self._emptied = threading.Condition(self._lock)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -61,10 +62,10 @@ class Channel(Generic[Item]):
         Raises:
             Ended: the channel is closed, or was ended.
         """
-        with self._emptied:
+        with self._lock:
             if self.keep == "all":
-                self._emptied.wait_for(lambda: self._over or len(self._items) < self.size)
-            if self._over:
+                self._emptied.wait_for(lambda: self.over or len(self._items) < self.size)
+            if self.over:
                 raise Ended
             dropped = None
             if len(self._items) >= self.size:
@@ -86,8 +87,8 @@ class Channel(Generic[Item]):
             BaseException: what the writer gave to `end`, once the channel is empty.
         """
         deadline = None if timeout is None else monotonic() + timeout
-        with self._filled:
-            while not self._items and not self._over:
+        with self._lock:
+            while not self._items and not self.over:
                 left = None if deadline is None else deadline - monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError
@@ -102,21 +103,22 @@ class Channel(Generic[Item]):
 
     def end(self, error: BaseException | None = None) -> None:
         """Say that nothing more will be put, and with what error if any. Only the first call counts."""
-        with self._filled:
-            if not self._over:
+        with self._lock:
+            if not self.over:
                 self._ended = True
                 self._error = error
             self._wake()
 
     def close(self) -> None:
         """Let go of what is in it, and of everyone who waits."""
-        with self._filled:
+        with self._lock:
             self._closed = True
             self._items.clear()
             self._wake()
 
     @property
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """Whether nothing more will be put; what is in it may still be read."""
         return self._ended or self._closed
 
     def _wake(self) -> None:
