@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -21,15 +22,23 @@ from numpy.typing import NDArray
 
 from edgecnn.backends import Backend, TensorInfo, check_feeds, open_backend
 from edgecnn.camera_input import CameraInput, RawFrames
-from edgecnn.errors import ClosedError, InputError, SpecError
+from edgecnn.errors import (
+    BuildError,
+    ClosedError,
+    InputError,
+    ModelFormatError,
+    ModelNotFoundError,
+    SpecError,
+)
 from edgecnn.geometry import Geometry
 from edgecnn.metadata import BUILD_KEY, read_json
 from edgecnn.preprocess import Preprocessor
+from edgecnn.progress import Progress, no_progress
 from edgecnn.results import Result
 from edgecnn.spec import ModelSpec
 from edgecnn.tasks import Task, create_task
 
-__all__ = ["Model", "StageTimes", "load"]
+__all__ = ["Model", "StageTimes", "load", "open_for"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,29 +55,111 @@ def load(
     path: str | os.PathLike[str],
     *,
     backend: str = "auto",
+    precision: str | None = None,
+    options: Mapping[str, Any] | None = None,
     spec: ModelSpec | None = None,
     threads: int | None = None,
+    progress: Progress = no_progress,
 ) -> Model:
     """Load a model.
 
+    With `precision`, an exported or calibrated model is first built for this machine: once, into the user's
+    cache folder (`edgecnn.engine_cache`), from where it comes at once afterwards. It is built again when the
+    model, an option, edgecnn, the library or the GPU is another one.
+
     Args:
-        path: an ONNX file: exported, calibrated or built.
-        backend: `auto` or `onnxruntime`; an explicit choice never falls back.
+        path: an ONNX file: exported, calibrated or built; or a TensorRT plan.
+        backend: `auto`, `onnxruntime`, `tensorrt` or `tensorrt_rtx`; an explicit choice never falls back.
+        precision: `fp32`, `fp16` or `int8`; None for a file as it is. With it, `auto` takes TensorRT where a
+            GPU and its libraries are there.
+        options: with `precision`, for TensorRT: fields of `edgecnn.export.CompileOptions`.
         spec: used instead of the one in the file; needed for a file that has none.
         threads: CPU threads of one inference; the library's own choice where None.
+        progress: hears of a build that takes a while.
 
     Raises:
         ModelNotFoundError, ModelFormatError: no file there, or none that can be read.
         SpecError: no spec in the file and none given, or one that does not fit the graph.
-        BackendUnavailableError: the backend's library is not installed.
+        BackendUnavailableError: a library that this needs is not installed, or there is no GPU for it.
+        BuildError: the model cannot be built in this precision.
+        OutputError: the cache folder cannot be written.
     """
-    opened, reason = open_backend(path, backend=backend, threads=threads)
+    opened, reason = open_for(
+        path,
+        backend=backend,
+        precision=precision,
+        options=options,
+        spec=spec,
+        threads=threads,
+        progress=progress,
+    )
     _log.info("%s: %s on %s (%s)", path, opened.name, opened.device, reason)
     try:
         return Model(opened, spec, name=Path(path).name, backend_reason=reason)
     except BaseException:
         opened.close()
         raise
+
+
+def open_for(
+    path: str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    precision: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    spec: ModelSpec | None = None,
+    threads: int | None = None,
+    progress: Progress = no_progress,
+) -> tuple[Backend, str]:
+    """The backend of `load`, and why it was chosen. Arguments and errors are those of `load`."""
+    if precision is None:
+        if options:
+            raise BuildError("options are for a model that is built", expected="a precision with them")
+        if backend in ("tensorrt", "tensorrt_rtx") and Path(path).suffix == ".onnx":
+            raise BuildError(
+                f"TensorRT runs what was built of {path}",
+                got="no precision to build it in",
+                remedy='Give one: precision="fp16", or with the command line --precision fp16',
+            )
+        return open_backend(path, backend=backend, threads=threads)
+    from edgecnn.build_once import choose_library, make_recipe
+    from edgecnn.engine_cache import EngineCache
+
+    library, gpu = choose_library(backend)
+    recipe = make_recipe(path, library=library, precision=precision, options=options, spec=spec, gpu=gpu)
+    cache = EngineCache()
+    built = recipe.fetch(cache, progress=progress)
+    try:
+        opened, _ = open_backend(built, backend=library, threads=threads)
+    except (ModelFormatError, ModelNotFoundError):
+        # it is as it was written, and is refused; or another process has just removed it to make room
+        cache.discard(recipe.key)
+        built = recipe.fetch(cache, progress=progress)
+        opened, _ = open_backend(built, backend=library, threads=threads)
+    reason = "asked for" if backend != "auto" else "a GPU is here" if gpu else "no GPU with TensorRT is here"
+    return opened, f"{reason}; built in {precision}"
+
+
+@dataclass(frozen=True, eq=False)
+class InputSlot:
+    """Input memory for some frames, for whoever prepares the next frames while the last ones are inferred.
+
+    Attributes:
+        first, rows: which rows of `prepare.tensor` are the slot's.
+    """
+
+    prepare: Preprocessor | RawFrames
+    first: int
+    rows: int
+
+    def fill(self, index: int, frame: NDArray[np.uint8]) -> Geometry:
+        """Prepare a frame as row `index`. Raises InputError: not a frame that the model takes."""
+        return self.prepare(frame, self.first + index)
+
+    @property
+    def tensor(self) -> NDArray[Any]:
+        """(rows, …), C-contiguous: what the backend is given."""
+        return self.prepare.tensor[self.first : self.first + self.rows]
 
 
 class Model:
@@ -79,6 +170,7 @@ class Model:
         backend: the library that runs it; `backend_reason` says why that one.
         camera: the frames that the graph prepares itself, or None where the CPU does it.
         task: decodes its outputs and draws its results.
+        input: the one input; `batch_size` is how many frames it takes, None where that is free.
         precision: `fp32`, `fp16` or `int8` as built by edgecnn; `as in the file` for any other model.
     """
 
@@ -111,7 +203,7 @@ class Model:
         self.backend = backend
         self.backend_reason = backend_reason
         self.camera = _camera_input(backend.metadata, spec)
-        self.input, self._batch = _image_input(backend.inputs, spec, self.camera)
+        self.input, self.batch_size = _image_input(backend.inputs, spec, self.camera)
         self.task: Task = create_task(spec, backend.outputs)
         build = read_json(backend.metadata, BUILD_KEY) or {}
         self.precision = str(build.get("precision", "as in the file"))
@@ -135,7 +227,7 @@ class Model:
 
     def timed(self, frame_bgr: NDArray[np.uint8]) -> tuple[Result, StageTimes]:
         """As calling the model, with the time that each stage took."""
-        results, times = self._run([frame_bgr], self._batch or 1)
+        results, times = self._run([frame_bgr], self.batch_size or 1)
         return results[0], times
 
     def batch(self, frames_bgr: Sequence[NDArray[np.uint8]]) -> list[Result]:
@@ -145,7 +237,7 @@ class Model:
         batch runs them in portions of it. Raises as calling the model; there are no results then.
         """
         self._check_open()
-        portion = self._batch or max(1, len(frames_bgr))
+        portion = self.batch_size or max(1, len(frames_bgr))
         results: list[Result] = []
         for start in range(0, len(frames_bgr), portion):
             results += self._run(frames_bgr[start : start + portion], portion)[0]
@@ -168,6 +260,14 @@ class Model:
                 raise InputError(f"wrong input {name}", got=type(array).__name__, expected="a NumPy array")
         check_feeds(self.backend.inputs, feeds)
         return self.backend.run({name: np.asarray(array, order="C") for name, array in feeds.items()})
+
+    def input_slots(self, count: int, rows: int) -> list[InputSlot]:
+        """Input memory for `count` calls under way at once, of `rows` frames each. One thread fills them."""
+        if self.camera is not None:
+            camera = self.camera
+            return [InputSlot(RawFrames(self.spec.image, camera, batch=rows), 0, rows) for _ in range(count)]
+        shared = Preprocessor(self.spec.image, batch=count * rows)
+        return [InputSlot(shared, index * rows, rows) for index in range(count)]
 
     def close(self) -> None:
         """Free the backend and the buffers. A second call does nothing."""

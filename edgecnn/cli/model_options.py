@@ -1,4 +1,4 @@
-"""The options of commands that run a model: backend, threads, and the spec for a file that has none."""
+"""What commands that run a model share: backend, precision, threads, and the spec for a file without one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from edgecnn.backends import open_backend
-from edgecnn.cli.spec_options import SpecOptions, spec_options
-from edgecnn.model import Model
+from edgecnn.cli.spec_options import SpecOptions, model_spec, spec_options
+from edgecnn.model import Model, load
 from edgecnn.spec import ModelSpec
 
 __all__ = ["ModelOptions", "model_options"]
@@ -25,11 +25,20 @@ class ModelOptions:
     """How the user wants the model to be loaded."""
 
     backend: str
+    precision: str | None
     threads: int | None
     spec: SpecOptions
 
     def load(self, path: str) -> Model:
         """As `edgecnn.load`, with the spec's options over what the file says. Opens the file once."""
+        if self.precision is not None:  # the spec goes into what is built
+            return load(
+                path,
+                backend=self.backend,
+                precision=self.precision,
+                spec=model_spec(Path(path), self.spec),
+                threads=self.threads,
+            )
         opened, reason = open_backend(path, backend=self.backend, threads=self.threads)
         try:
             spec = (
@@ -42,17 +51,32 @@ class ModelOptions:
 
 
 _OPTIONS = (
-    click.option("--backend", default="auto", show_default=True, help="What runs it: auto, onnxruntime."),
+    click.option(
+        "--backend", default="auto", show_default=True,
+        help="What runs it: auto, onnxruntime, tensorrt, tensorrt_rtx.",
+    ),
+    click.option(
+        "--precision", type=click.Choice(["fp32", "fp16", "int8"]),
+        help="Build MODEL in it first, once: it is kept in the user's cache folder.",
+    ),
     click.option("--threads", type=click.IntRange(1), help="CPU threads of one inference."),
-)
+)  # fmt: skip
 
 
 def model_options(function: _Function) -> _Function:
     """Adds `--backend`, `--threads` and the spec's options, as one parameter `model_options`."""
 
     @functools.wraps(function)
-    def wrapper(*, backend: str, threads: int | None, spec_options: SpecOptions, **options: Any) -> Any:
-        return function(model_options=ModelOptions(backend, threads, spec_options), **options)
+    def wrapper(
+        *,
+        backend: str,
+        precision: str | None,
+        threads: int | None,
+        spec_options: SpecOptions,
+        **options: Any,
+    ) -> Any:
+        chosen = ModelOptions(backend, precision, threads, spec_options)
+        return function(model_options=chosen, **options)
 
     decorated: Any = spec_options(wrapper)
     for option in reversed(_OPTIONS):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecnn.engine import EngineTensor
+from edgecnn.engine_cache import cache_folder
 from edgecnn.errors import BackendUnavailableError, BuildError, ModelFormatError, ModelNotFoundError
 from edgecnn.export.tensorrt.flavours import Flavour, require
 from edgecnn.export.tensorrt.listing import parse_inspector_json, parse_listing
@@ -103,7 +104,7 @@ def compile_onnx(
                 plan=str(temporary.absolute()),
                 options=options.to_json(),
                 workspace_bytes=options.workspace_bytes or default_workspace(),
-                cache_folder=str(_cache_folder()),
+                cache_folder=str(cache_folder() / "tensorrt"),
             ),
             content,
             progress=progress,
@@ -176,12 +177,6 @@ def _read(model: bytes | str | os.PathLike[str]) -> tuple[onnx.ModelProto, str]:
             got=f"{len(content)} bytes that start with {content[:8]!r}",
             remedy="Copy or export it again",
         ) from error
-
-
-def _cache_folder() -> Path:
-    """The user's cache folder for what only makes builds faster."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "edgecnn" / "tensorrt"
 
 
 def _ranges(profile: Mapping[str, list[list[int]]]) -> dict[str, ShapeRange]:
