@@ -309,10 +309,10 @@ def test_a_terminal_without_unicode() -> None:
 # --- shell completion
 
 WORDS = [
-    ("edgecnn ca", ["calibrate"]),
+    ("edgecnn ca", ["calibrate", "cache"]),
     ("edgecnn co", ["compare", "completion"]),
     ("edgecnn ", list(COMMANDS)),
-    ("edgecnn run --pre", ["--preset"]),
+    ("edgecnn run --pre", ["--precision", "--preset"]),
     ("edgecnn run --preset i", ["imagenet", "inception"]),
     ("edgecnn build --precision ", ["fp32", "fp16", "int8", "auto"]),
     ("edgecnn run --task ", ["classification", "raw"]),
