@@ -1,7 +1,7 @@
 """The command line: thin commands over the library, one module each.
 
 This module is the boundary where errors become messages and exit codes:
-0 success · 1 a reported error, or interrupted · 2 wrong usage.
+0 success, or `run` stopped by SIGTERM · 1 a reported error, or interrupted · 2 wrong usage.
 What a command finds goes to stdout, everything else (progress, messages) to stderr.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ import click
 
 from edgecnn import __version__
 from edgecnn.cli.common import emit, say
+from edgecnn.cli.terminal import Terminated
 from edgecnn.errors import EdgeCNNError
 
 __all__ = ["cli", "entry_point", "main"]
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that does not know ✓ is no error
     try:
-        code = _run(arguments, as_json="--json" in arguments)
+        code = _run(arguments)
         sys.stdout.flush()
     except SystemExit as end:  # from click: completion has been printed, or the reader of our output has gone
         return end.code if isinstance(end.code, int) else 0
@@ -84,41 +86,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry_point() -> None:
     """What the `edgecnn` script calls."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that a service manager's stop cleans up like Ctrl-C
+    signal.signal(signal.SIGTERM, _terminate)  # so that a service manager's stop cleans up like Ctrl-C
     sys.exit(main())
 
 
-def _run(arguments: list[str], *, as_json: bool) -> int:
+def _run(arguments: list[str]) -> int:
     """Run a command line; errors become messages. What writing to stdout raises comes through."""
+    said = {"as_json": "--json" in arguments}  # `json_option` tells it too
     try:
-        code = cli.main(arguments, prog_name="edgecnn", standalone_mode=False)
+        code = cli.main(arguments, prog_name="edgecnn", standalone_mode=False, obj=said)
         return code if isinstance(code, int) else 0
     except click.UsageError as error:
         error.show()
-        if as_json:
+        if said["as_json"]:
             _print_json(EdgeCNNError(error.format_message()), "UsageError")
         return 2
     except click.ClickException as error:
-        return _report(EdgeCNNError(error.format_message()), as_json)
+        return _report(EdgeCNNError(error.format_message()), said["as_json"])
     except EdgeCNNError as error:
-        return _report(error, as_json)
+        return _report(error, said["as_json"])
     except BrokenPipeError:
         raise
     except (KeyboardInterrupt, click.Abort) as error:
         if isinstance(error.__context__, EOFError):  # click takes it for Ctrl-D at a prompt; we never prompt
-            return _report_bug(error.__context__, as_json)
+            return _report_bug(error.__context__, said["as_json"])
+        if arguments[:1] == ["run"] and Terminated in (type(error), type(error.__cause__)):
+            return 0  # a service that is stopped before it has begun has not failed
         remedy = "Files are whole or not there"
-        return _report(EdgeCNNError("interrupted", remedy=remedy), as_json)
+        return _report(EdgeCNNError("interrupted", remedy=remedy), said["as_json"])
     except MemoryError:
         remedy = "Use a smaller input or batch, or close other programs"
-        return _report(EdgeCNNError("out of memory", remedy=remedy), as_json)
+        return _report(EdgeCNNError("out of memory", remedy=remedy), said["as_json"])
     except OSError as error:  # the system's, and not translated nearer to its cause
         if os.environ.get("EDGECNN_DEBUG"):
             raise
         parts = (error.filename, error.strerror or error)
-        return _report(EdgeCNNError(": ".join(str(part) for part in parts if part)), as_json)
+        return _report(EdgeCNNError(": ".join(str(part) for part in parts if part)), said["as_json"])
     except Exception as error:
-        return _report_bug(error, as_json)
+        return _report_bug(error, said["as_json"])
 
 
 def _report_bug(error: BaseException, as_json: bool) -> int:
@@ -129,7 +134,7 @@ def _report_bug(error: BaseException, as_json: bool) -> int:
 
 
 def _report(error: EdgeCNNError, as_json: bool) -> int:
-    say(f"edgecnn: error: {error}")
+    say(f"edgecnn: error: {error}", logging.ERROR)
     if as_json:
         _print_json(error)
     return 1
@@ -140,5 +145,5 @@ def _print_json(error: EdgeCNNError, kind: str | None = None) -> None:
     emit({"error": {**report, "type": kind or report["type"]}}, as_json=True)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from edgecnn.cli.systemd import journal_prefix
 from edgecnn.progress import Progress, no_progress
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "example_help",
     "force_option",
     "json_option",
+    "logs_shown",
     "print_table",
     "printable",
     "progress_bar",
@@ -30,9 +33,15 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def json_option(function: _Function) -> _Function:
-    """Adds `--json` as the parameter `as_json`."""
+    """Adds `--json` as the parameter `as_json`, and tells `main` for its errors: a file may say it too."""
+
+    def tell(context: click.Context, parameter: click.Parameter, as_json: bool) -> bool:
+        if context.obj is not None:
+            context.obj["as_json"] = context.obj["as_json"] or as_json
+        return as_json
+
     return click.option(
-        "--json", "as_json", is_flag=True, help="One JSON object as the last line on stdout."
+        "--json", "as_json", is_flag=True, callback=tell, help="One JSON object as the last line on stdout."
     )(function)
 
 
@@ -53,9 +62,38 @@ def emit(report: Mapping[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(report, allow_nan=False))
 
 
-def say(text: str) -> None:
-    """A message for the person at the terminal: stderr, so that stdout stays data."""
-    click.echo(printable(text), err=True)
+def say(text: str, level: int = logging.INFO) -> None:
+    """A message for the person at the terminal, or for the journal: stderr, so that stdout stays data.
+
+    Args:
+        text: the message.
+        level: its weight, as `logging` counts; journald is told.
+    """
+    click.echo(journal_prefix(level) + printable(text), err=True)
+
+
+@contextlib.contextmanager
+def logs_shown(level: int) -> Iterator[None]:
+    """Show what the library logs at this level and above, a line a message."""
+    handler, logger = _Say(level), logging.getLogger("edgecnn")
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+class _Say(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            say(" ".join(self.format(record).splitlines()), record.levelno)
+        except Exception:
+            self.handleError(record)
 
 
 def printable(text: str) -> str:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Literal
 
-__all__ = ["StopRequest", "native_stderr_muted", "stop_on_signals"]
+__all__ = ["StopRequest", "Terminated", "native_stderr_muted", "stop_on_signals"]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what a service manager says when enough was done, and no failure."""
 
 
 class StopRequest:
@@ -17,37 +24,75 @@ class StopRequest:
 
     Attributes:
         asked: whether to stop.
+        terminated: whether it was not Ctrl-C that asked, so that nobody waits for what is now missing.
+        reload: whether to finish the files, and begin anew.
+        on_request: called from another thread after a signal has asked for something, to wake a thread
+            that waits for a camera.
     """
 
     def __init__(self) -> None:
         self.asked = False
-        self._finishing = False
+        self.terminated = False
+        self.reload = False
+        self.on_request: Callable[[], object] = lambda: None
+        self._phase: Literal["opening", "running", "finishing"] = "opening"
+
+    def open(self) -> None:
+        """From now on a signal interrupts at once, with KeyboardInterrupt or Terminated."""
+        self._phase, self.reload, self.on_request = "opening", False, lambda: None
+
+    def hold(self) -> None:
+        """From now on the first signal asks, and only the second interrupts, for a camera that hangs."""
+        self._phase = "running"
 
     def finish(self) -> None:
         """From now on, let nothing interrupt what is left to do."""
-        self._finishing = True
+        self._phase = "finishing"
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if self.asked and not self._finishing:
-            raise KeyboardInterrupt
-        self.asked = True
+        if number == signal.SIGHUP and not _has_terminal():
+            self.reload = True
+        elif self._phase == "opening" or (self._phase == "running" and self.asked):
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        else:
+            self.asked = True
+            self.terminated = self.terminated or number != signal.SIGINT
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request, which a loop honours between two frames.
+    """Turn SIGINT, SIGTERM and SIGHUP into requests, which a loop honours between two frames.
 
-    So nothing is torn: no frame is half written. The second one raises KeyboardInterrupt at once, for a
-    camera that hangs; after `finish` not even that, so that an impatient Ctrl-C does not cost a video.
+    So nothing is torn: no frame is half written. SIGHUP asks to begin anew; where the process has a terminal,
+    it says that this was closed, and stops like SIGTERM. One that is ignored (`nohup`) stays so.
     """
     request = StopRequest()
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    former = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def wake() -> None:
+        # In a thread, since a handler runs in the middle of anything, and could wait for a lock that is held.
+        while reader.recv(1):
+            request.on_request()
+
+    waker = threading.Thread(target=wake, name="edgecnn-signals", daemon=True)
+    waker.start()
     try:
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN or number != signal.SIGHUP:
+                signal.signal(number, request)
         yield request
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(former)
+        writer.close()
+        waker.join(timeout=2)
+        reader.close()
 
 
 @contextlib.contextmanager
@@ -91,3 +136,11 @@ def _writes_to_2(stream: object) -> bool:
         return stream.fileno() == 2  # type: ignore[attr-defined,no-any-return]
     except (AttributeError, OSError, ValueError):
         return False
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

@@ -77,12 +77,16 @@ def examples() -> list[str]:
 
 
 @pytest.mark.parametrize("line", examples())
-def test_every_example_is_a_command_line_that_is_understood(line: str) -> None:
+def test_every_example_is_a_command_line_that_is_understood(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = shlex.split(line, comments=True)
     end = next((index for index, word in enumerate(words) if word in ("|", ">")), len(words))
     _, name, *arguments = words[:end]
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "app.toml").write_text('model = "model.onnx"\nsource = 0\n')
     command.make_context(name, arguments)  # parses, does not run
 
 

@@ -165,15 +165,22 @@ def test_an_interrupted_run_finishes_its_files(
     said = process.stderr.read()
     for stream in (process.stdout, process.stderr):
         stream.close()
-    assert process.wait() == 1
-    *lines, summary, error = [*first, *rest.splitlines()]
+    stopped = signal_number == signal.SIGTERM  # by a service manager, for whom that is no failure
+    assert process.wait() == (0 if stopped else 1)
+    lines = [*first, *rest.splitlines()]
+    message = None if stopped else json.loads(lines.pop())["error"]["message"]
+    *lines, summary = lines
     done = len(lines)
     assert 5 <= done < FRAMES
     assert json.loads(summary)["frames"] == done
-    message = f"interrupted after {done} frames. Those are in {tmp_path}/out.mp4, {tmp_path}/out.jsonl"
-    assert json.loads(error)["error"]["message"] == message
-    assert said.splitlines()[-1] == f"edgecnn: error: {message}"
-    assert len(said.splitlines()) == 2
+    if message is not None:
+        assert (
+            message
+            == f"interrupted after {done} frames. Those are in {tmp_path}/out.mp4, {tmp_path}/out.jsonl"
+        )
+        assert said.splitlines()[1:] == [f"edgecnn: error: {message}"]
+    assert said.startswith(f"{done} frames, in ")
+    assert len(said.splitlines()) == (1 if stopped else 2)
     assert len(decode_video(tmp_path / "out.mp4")) == done
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == done
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.mp4"]
@@ -240,7 +247,7 @@ def test_a_disk_that_fills_up_is_told_in_one_line(colour_onnx: Path, tmp_path: P
         (
             ["--source", "{video}", "--sink", "out.gif"],
             1,
-            "no sink 'out.gif' in this version: expected - or folder/",
+            "no sink 'out.gif' in this version: expected - or FOLDER/",
         ),
         (["--source", "{video}", "--sink", "{video}"], 1, "in.mp4 exists. Use --force"),
         (["--source", "{video}", "--sink", "{video}", "--force"], 1, "the file that the frames come from"),
