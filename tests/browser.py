@@ -84,8 +84,9 @@ class Browser:
                 return result
 
     def open(self, address: str) -> None:
-        """Go there."""
+        """Go there, and wait for the page."""
         self.call("Page.navigate", url=address)
+        eventually(lambda: self.run("location.protocol != 'about:' && document.readyState != 'loading'"))
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression on the page."""
@@ -120,7 +121,8 @@ class Browser:
         key = base64.b64encode(os.urandom(16)).decode()
         self._socket.sendall(
             f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-            f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+            f"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
         head = b""
         while not head.endswith(b"\r\n\r\n"):

@@ -6,9 +6,9 @@ It is made of the result's JSON object, whatever the task:
     {"boxes_xyxy": […], "scores": […], "labels": […]}        a row a box: lists of one length belong together
     anything else                                            one row
 
-Each row begins with the frame's `index`, `source`, `captured_at`, `age_ms` and `dropped`. Names are those of
-docs/results.md; a name that ends in `_xyxy` becomes the four columns x1, y1, x2, y2. What is no single value
-stands in its cell as JSON.
+Each row begins with the frame's `index`, `source`, `captured_at`, `age_ms` and `dropped`, and where models
+have names, with `model`. Names are those of docs/results.md; one that ends in `_xyxy` becomes the four columns
+x1, y1, x2, y2. What is no single value stands in its cell as JSON.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ class CsvSink(LinesSink):
 
     def _lines(self, output: Output) -> bytes:
         frame = output.to_dict()
-        result = frame.pop("result")
+        results = frame.pop("results") if "results" in frame else {"": frame.pop("result")}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        for row in rows(result):
-            row = {**frame, **row}
+        found = [(model, row) for model, result in results.items() for row in rows(result)]
+        for model, cells in found:
+            row = {**frame, **({"model": model} if model else {}), **cells}
             if not self._columns:
                 self._columns = tuple(row)
                 writer.writerow(self._columns)

@@ -489,6 +489,20 @@ def test_rows_of_any_result(result: dict[str, Any], expected: list[dict[str, Any
     assert rows(result) == expected
 
 
+def test_csv_of_named_models(tmp_path: Path) -> None:
+    made = output()
+    with open_sink(tmp_path / "out.csv") as sink:
+        sink.write(
+            Output(made.result, made.frame, made.latency, results={"a": made.result, "b": made.result})
+        )
+    assert [(row["model"], row["label"]) for row in table(tmp_path / "out.csv")] == [
+        ("a", "cat"),
+        ("a", "dog"),
+        ("b", "cat"),
+        ("b", "dog"),
+    ]
+
+
 def test_csv_keeps_its_columns(tmp_path: Path) -> None:
     sink = open_sink(tmp_path / "out.csv")
     sink.write(output())

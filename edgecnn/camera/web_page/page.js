@@ -32,17 +32,20 @@ function show(frame) {
   element("age").textContent = `${frame.age_ms.toFixed(0)} ms`;
   element("frame").textContent = frame.index;
   element("size").textContent = frame.size_wh.join(" × ");
-  const found = named(frame.result);
-  element("raw").hidden = found !== null;
-  element("found").hidden = found === null;
-  if (found === null) element("raw").textContent = JSON.stringify(frame.result, null, 1).slice(0, 4000);
-  else element("found").replaceChildren(...found.slice(0, 20).map(row));
+  const results = frame.results ? Object.entries(frame.results) : [["", frame.result]];
+  const found = results.map(([model, result]) => named(model, result));
+  const raw = results.filter((_, i) => found[i] === null);
+  element("raw").hidden = raw.length === 0;
+  element("raw").textContent = raw.map(([, result]) => JSON.stringify(result, null, 1).slice(0, 4000)).join("\n");
+  element("found").hidden = raw.length === results.length;
+  element("found").replaceChildren(...found.flatMap((rows) => (rows ?? []).slice(0, 20)).map(row));
 }
 
 // Label and score of each thing found, or null for a result that has none.
-function named(result) {
-  if (result && result.classes) return result.classes.map((entry) => [entry.label, entry.score]);
-  if (result && result.labels && result.scores) return result.labels.map((label, i) => [label, result.scores[i]]);
+function named(model, result) {
+  const title = (label) => (model ? `${model}: ${label}` : label);
+  if (result.classes) return result.classes.map((entry) => [title(entry.label), entry.score]);
+  if (result.labels && result.scores) return result.labels.map((label, i) => [title(label), result.scores[i]]);
   return null;
 }
 
