@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["Reading", "Telemetry", "power_mode", "read_text"]
+__all__ = ["Reading", "Telemetry", "named_apart", "power_mode", "read_text"]
 
 _Value = TypeVar("_Value")
 
@@ -95,7 +95,7 @@ class Telemetry:
     def __init__(self, root: str | os.PathLike[str] = "/") -> None:
         self._root = base = Path(root)
         chips = [(chip, read_text(chip / "name") or "") for chip in _sorted(base, "sys/class/hwmon/hwmon*")]
-        self._rails = _named_apart(
+        self._rails = named_apart(
             (rail.name, rail) for chip, name in chips if name.startswith("ina") for rail in _rails(chip, name)
         )
         zones = _sorted(base, "sys/class/thermal/thermal_zone*")
@@ -106,7 +106,7 @@ class Telemetry:
                     (read_text(chip / path.name.replace("input", "label")) or name, path)
                     for path in _sorted(chip, "temp*_input")
                 ]
-        self._sensors = _named_apart(sensors)
+        self._sensors = named_apart(sensors)
         gpus = [path for path in _sorted(base, "sys/class/devfreq/*") if _GPU.search(path.name)]
         loads = [gpu / "device/load" for gpu in gpus]
         loads += [base / "sys/devices/platform/gpu.0/load", base / "sys/devices/gpu.0/load"]
@@ -243,7 +243,7 @@ def _watts(rail: _Rail) -> float | None:
     return None if voltage is None or current is None else voltage * current / 1e6
 
 
-def _named_apart(pairs: Iterable[tuple[str, _Value]]) -> dict[str, _Value]:
+def named_apart(pairs: Iterable[tuple[str, _Value]]) -> dict[str, _Value]:
     """A dictionary of pairs whose names may repeat: the second `x` becomes `x-2`."""
     named: dict[str, _Value] = {}
     for name, value in pairs:
