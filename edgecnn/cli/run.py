@@ -51,7 +51,23 @@ edgecnn run --config app.toml --duration 3600                # as a service: doc
     "--sink", "sinks", multiple=True, help="Where results go, see above; may be given several times."
 )
 @click.option("--frames", type=click.IntRange(1), help="Stop after so many.")
-@click.option("--duration", type=click.FloatRange(0, min_open=True), help="Stop after so many seconds.")
+@click.option(
+    "--duration", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Stop after so many."
+)
+@click.option(
+    "--stats", is_flag=True, help="How it does: a live table on a terminal, elsewhere a line every 10 s."
+)
+@click.option(
+    "--stats-every",
+    type=click.FloatRange(0.1),
+    metavar="SECONDS",
+    help="A line so often, instead of a table.",
+)
+@click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="The same for Prometheus, at http://HOST:PORT/metrics.  [default host: 127.0.0.1]",
+)
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),

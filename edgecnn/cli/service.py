@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,14 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from edgecnn import __version__
 from edgecnn.cli.common import emit, logs_shown, progress_bar, say
 from edgecnn.cli.model_options import ModelOptions
+from edgecnn.cli.statistics import monitored
 from edgecnn.cli.systemd import ServiceManager
 from edgecnn.cli.terminal import StopRequest, native_stderr_muted, stop_on_signals
 from edgecnn.errors import ClosedError, EdgeCNNError
+from edgecnn.progress import no_progress
+from edgecnn.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from edgecnn.pipeline import Output, PipelineStats
+    from edgecnn.metrics import MetricsServer
+    from edgecnn.pipeline import Output, Pipeline, PipelineStats
     from edgecnn.results import Result
 
 __all__ = ["RunOptions", "serve"]
@@ -37,9 +43,17 @@ class RunOptions:
     frames: int | None
     duration: float | None
     model_options: ModelOptions
+    stats: bool
+    stats_every: float | None
+    metrics: str | None
     log_level: str
     force: bool
     as_json: bool
+
+    @property
+    def wants_stats(self) -> bool:
+        """Whether statistics are shown while it runs."""
+        return self.stats or self.stats_every is not None
 
 
 def serve(options: RunOptions, again: Callable[[], RunOptions]) -> None:
@@ -95,6 +109,8 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
 
     with contextlib.ExitStack() as opened:
         opened.enter_context(logs_shown(logging.getLevelName(options.log_level.upper())))
+        telemetry = Telemetry()
+        telemetry.read()  # loads are since the reading before
         # What can be refused quickly comes first; loading a model may take long.
         camera = opened.enter_context(open_camera(options.source))
         targets = [
@@ -109,7 +125,22 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
             finishing.push(target)  # closed twice, the first time while signals are still held back
         finishing.callback(stop.finish)
         pipeline = opened.enter_context(Pipeline(camera, loaded, sinks=targets))
-        show = _print_line(options.as_json) if not targets else opened.enter_context(_counter(total))
+        if options.metrics is not None:
+            opened.enter_context(_metrics(options, pipeline))
+        table = options.wants_stats and options.stats_every is None and sys.stderr.isatty()
+        if not targets and not (table and sys.stdout.isatty()):
+            show = _print_line(options.as_json)
+        else:
+            show = opened.enter_context(_counter(total, shown=not options.wants_stats))
+        opened.enter_context(
+            monitored(
+                lambda: pipeline.stats,
+                manager,
+                title=f"{loaded.name} {loaded.precision}, {loaded.backend.name} on {loaded.backend.device}",
+                show=options.wants_stats,
+                every_s=options.stats_every,
+            )
+        )
         if camera.live:  # a file's next frame is there before anybody could be impatient
             stop.on_request = camera.close
         enough = opened.enter_context(_timer(options.duration, stop))
@@ -133,6 +164,7 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
         "source": camera.name,
         **pipeline.stats.to_dict(),
         "sinks": [target.name for target in targets],
+        "device": telemetry.read().to_dict(),
     }
     say(_summary(pipeline.stats))
     kept = ", ".join(target.name for target in targets if target.name != "-")
@@ -190,6 +222,22 @@ def _set_aside(sinks: Sequence[str]) -> None:
                 say(f"cannot set {sink} aside: {error.strerror}", logging.ERROR)
 
 
+def _metrics(options: RunOptions, pipeline: Pipeline) -> MetricsServer:
+    from edgecnn.metrics import MetricsServer
+
+    model, address = pipeline.model, str(options.metrics)
+    info = {
+        "version": __version__,
+        "model": model.name,
+        "precision": model.precision,
+        "backend": model.backend.name,
+        "device": model.backend.device,
+    }
+    server = MetricsServer(lambda: pipeline.stats, address=address, telemetry=Telemetry(), info=info)
+    say(f"metrics on {server.url}")
+    return server
+
+
 def _print_line(as_json: bool) -> Callable[[Output], None]:
     """One line a frame, on stderr where stdout is JSON."""
 
@@ -201,10 +249,10 @@ def _print_line(as_json: bool) -> Callable[[Output], None]:
 
 
 @contextlib.contextmanager
-def _counter(total: int | None) -> Any:
+def _counter(total: int | None, *, shown: bool) -> Any:
     """Progress instead, where the results go elsewhere."""
     done = 0
-    with progress_bar() as progress:
+    with progress_bar() if shown else contextlib.nullcontext(no_progress) as progress:
 
         def show(output: Output) -> None:
             nonlocal done

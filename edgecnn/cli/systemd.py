@@ -20,11 +20,13 @@ class ServiceManager:
 
     Attributes:
         watchdog_s: seconds without `alive` after which systemd restarts the service; None where it does not.
+        listening: whether there is anybody to tell.
     """
 
     def __init__(self) -> None:
         address = os.environ.get("NOTIFY_SOCKET", "")
         self._address = f"\0{address[1:]}" if address.startswith("@") else address  # the abstract namespace
+        self.listening = bool(address)
         microseconds = os.environ.get("WATCHDOG_USEC", "")
         meant = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog_s = int(microseconds) / 1e6 if microseconds.isdigit() and meant else None
@@ -50,7 +52,7 @@ class ServiceManager:
         self._tell(f"STATUS={' '.join(text.splitlines())}")
 
     def _tell(self, message: str) -> None:
-        if self._address:
+        if self.listening:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
                 channel.settimeout(1)
                 channel.sendto(message.encode(), self._address)
