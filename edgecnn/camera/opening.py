@@ -2,37 +2,115 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from edgecnn.camera.device import DeviceReader
+from edgecnn.camera.events import Events, Subscriber
 from edgecnn.camera.images import ImagesReader, image_files, is_image_name
+from edgecnn.camera.live import OPEN_S, STALL_S, LiveReader
+from edgecnn.camera.pattern import PatternReader
+from edgecnn.camera.playback import Playback
+from edgecnn.camera.policy import ALL, LATEST, Policy, parse_policy
 from edgecnn.camera.source import Reader, Source
 from edgecnn.camera.uri import SourceUri, parse_source
 from edgecnn.camera.video import VideoReader
+from edgecnn.errors import SourceError
 
 __all__ = ["open_camera"]
 
 
-def open_camera(uri: str | os.PathLike[str] | int) -> Source:
-    """Open a camera, a video, or images.
+def open_camera(
+    uri: str | os.PathLike[str] | int,
+    *,
+    policy: str | None = None,
+    reconnect: int | None = None,
+    stall_s: float = STALL_S,
+    open_s: float = OPEN_S,
+    on_event: Subscriber | None = None,
+) -> Source:
+    """Open a camera, a stream, a video, or images.
 
-        for frame in open_camera("photos/"):
-            print(frame.index, frame.path, frame.image.shape)
+        for frame in open_camera("rtsp://camera/stream"):
+            print(frame.index, frame.age_ms, frame.image.shape)
+
+    A camera that was there once is waited for: when it is silent, gone or fails, it is opened again, at most
+    a second after the last try, and `on_event` is told. One that cannot be opened at first is an error.
 
     Args:
-        uri: what `edgecnn.camera.uri` lists: `0`, `photo.jpg`, `photos/`, `'photos/**/*.png'`, `clip.mp4`.
+        uri: what `edgecnn.camera.uri` lists: `0`, `rtsp://…`, `csi://0`, `photos/`, `clip.mp4`.
+        policy: which frames are handed over when they come faster than they are taken: `latest` (what a
+            camera or stream does unless told otherwise; with a video file: at its own speed), `all` (what
+            files do), `queue=N` (all, with N decoded ahead). May stand in the URI instead, as a parameter.
+        reconnect: tries before a lost source is given up with an error; None: for ever; 0: none.
+        stall_s: a camera or stream that gives no frame for so many seconds has stalled.
+        open_s: seconds that connecting may take, the first frame included.
+        on_event: is called with each SourceEvent, also those of the first connection; see
+            `edgecnn.camera.events`.
 
     Raises:
-        SourceError: nothing there, nothing readable there, or a scheme that this version does not read.
-        BackendUnavailableError: OpenCV is not installed.
+        SourceError: nothing there, nothing readable there, or a URI that this version does not read.
+        BackendUnavailableError: OpenCV is not installed, or has not what the URI needs.
+        ValueError: policy, reconnect, stall_s or open_s are out of range.
     """
-    return Source(_reader(parse_source(uri)))
+    if (reconnect is not None and reconnect < 0) or stall_s <= 0 or open_s <= 0:
+        raise ValueError(
+            f"reconnect={reconnect}, stall_s={stall_s}, open_s={open_s}: expected at least 0, and more than 0"
+        )
+    parsed = parse_source(uri)
+    asked = parse_policy(policy) if policy is not None else parsed.parameters.get("policy")
+    events = Events(parsed.name, "connecting")
+    if on_event is not None:
+        events.subscribe(on_event)
+    if parsed.is_stored and asked in (None, ALL):
+        reader = _stored(parsed)
+        events.say("streaming")
+        return Source(reader, events=events)
+    live = LiveReader(
+        functools.partial(_connect, parsed, asked, stall_s=stall_s, open_s=open_s),
+        events=events,
+        policy=functools.partial(_policy, asked),
+        reconnect=reconnect,
+        stall_s=stall_s,
+        open_s=open_s,
+    )
+    return Source(live, policy=live.policy.name, events=events, interrupt=live.interrupt)
 
 
-def _reader(uri: SourceUri) -> Reader:
-    if uri.kind == "device":
-        return DeviceReader(uri.target, name=uri.name)
+def _policy(asked: Policy | None, reader: Reader) -> Policy:
+    return asked or (LATEST if reader.live else ALL)
+
+
+def _connect(uri: SourceUri, policy: Policy | None, *, stall_s: float, open_s: float) -> Reader:
+    reader = _CONNECT[uri.kind](uri, stall_s, open_s) if not uri.is_stored else _stored(uri)
+    if policy is LATEST and not reader.live:
+        if reader.fps is None:
+            reader.close()
+            raise SourceError(
+                f"{uri.name} has no frame rate", got="policy latest", expected="policy all or queue=N"
+            )
+        return Playback(reader, reader.fps)
+    return reader
+
+
+def _device(uri: SourceUri, stall_s: float, open_s: float) -> Reader:
+    return DeviceReader(uri.target, name=uri.name)
+
+
+def _pattern(uri: SourceUri, stall_s: float, open_s: float) -> Reader:
+    parameters = {name: value for name, value in uri.parameters.items() if name != "policy"}
+    return PatternReader(name=uri.name, pixel_format=parameters.pop("format", "bgr"), **parameters)
+
+
+_CONNECT: dict[str, Callable[[SourceUri, float, float], Reader]] = {
+    "device": _device,
+    "test": _pattern,
+}
+
+
+def _stored(uri: SourceUri) -> Reader:
     if uri.kind in ("folder", "pattern"):
         return ImagesReader(image_files(uri.target), name=uri.name)
     if is_image_name(uri.target) or _starts_like_image(uri.target):

@@ -8,7 +8,7 @@ numbers the frames of any reader, and gives all of them one life cycle.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,9 +18,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.camera.events import Events, State, Subscriber
 from edgecnn.errors import ClosedError
 
 __all__ = ["Capture", "Frame", "MemoryReader", "Reader", "Skipped", "Source"]
+
+CLOSE_S = 0.5
+"""How long closing waits for a read that is under way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +32,14 @@ class Frame:
     """One frame.
 
     Attributes:
-        image: (H, W, 3) uint8 BGR, OpenCV's order; belongs to whoever holds the frame.
+        image: (H, W, 3) uint8 BGR, OpenCV's order, or the camera's own bytes where the URI asks for them
+            (`edgecnn.camera_input` has their shapes); belongs to whoever holds the frame.
         index: its number in the source, from 0; dropped frames are counted, skipped ones are not.
         captured_at: when it was there, in seconds of `time.monotonic()`.
         source: where it is from, without credentials: the image's path, the video's, the camera's URI.
         path: the image file, where the source is image files.
         dropped: frames that the source let go between the one before and this.
+        source_time: seconds by the stream's own clock, from wherever that begins; None where it has none.
     """
 
     image: NDArray[np.uint8]
@@ -42,6 +48,7 @@ class Frame:
     source: str
     path: Path | None = None
     dropped: int = 0
+    source_time: float | None = None
 
     @property
     def age_ms(self) -> float:
@@ -57,6 +64,7 @@ class Capture(NamedTuple):
     source: str
     path: Path | None = None
     dropped: int = 0
+    source_time: float | None = None
 
 
 class Skipped(NamedTuple):
@@ -105,58 +113,117 @@ class Source:
 
     Args:
         reader: what to read; closed together with the source.
+        policy: what the reader does with frames that nobody takes; see `edgecnn.camera.policy`.
+        events: where the reader tells its state; a source that does not change its state needs none.
+        interrupt: makes the read that another thread waits for return; may be called at any time.
 
     Attributes:
-        name, live, fps, frame_count, skipped: the reader's.
+        name, live, frame_count: the reader's.
+        policy: `latest`, `all` or `queue=N`.
         dropped: frames let go so far.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        policy: str = "all",
+        events: Events | None = None,
+        interrupt: Callable[[], None] | None = None,
+    ) -> None:
         self._reader = reader
         self.name = reader.name
         self.live = reader.live
-        self.fps = reader.fps
         self.frame_count = reader.frame_count
+        self.policy = policy
         self.dropped = 0
+        self._events = events or Events(reader.name)
+        self._interrupt = interrupt
         self._next_index = 0
         self._ended = False
         self._closed = False
-        self._lock = threading.Lock()  # releasing a capture while it reads would crash the process
+        self._released = False
+        self._lock = threading.Lock()  # of the fields; never held while something is waited for
+        self._reading = threading.Lock()  # releasing a capture while it reads would crash the process
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second, None where not known; may be another after a reconnect."""
+        return self._reader.fps
 
     @property
     def skipped(self) -> Sequence[Skipped]:
         """The images that could not be read so far, and why."""
         return self._reader.skipped
 
+    @property
+    def state(self) -> State:
+        """What it is doing now; see `edgecnn.camera.events`."""
+        return self._events.state
+
+    @property
+    def reconnects(self) -> int:
+        """How often it has streamed again after a silence or an error."""
+        return self._events.reconnects
+
+    def subscribe(self, callback: Subscriber) -> None:
+        """Call `callback` with each SourceEvent from now on, in the thread in which it happens."""
+        self._events.subscribe(callback)
+
     def __iter__(self) -> Iterator[Frame]:
         return self
 
     def __next__(self) -> Frame:
-        """The next frame.
+        """The next frame, waiting for it; with the policy `latest`, one newer than the last.
 
         Raises:
-            StopIteration: the source has ended.
+            StopIteration: the source has ended, or was closed meanwhile.
             SourceError: there should have been a frame.
             ClosedError: the source is closed.
         """
-        with self._lock:
+        with self._reading:
             if self._closed:
                 raise ClosedError(f"{self.name} is closed", remedy="Open it again")
-            capture = None if self._ended else self._reader.read()
-            if capture is None:
-                self._ended = True
+            try:
+                capture = None if self._ended else self._reader.read()
+                if capture is None:
+                    self._ended = True
+                    self._events.say("closed", "its end")
+            finally:
+                if self._closed:  # meanwhile, by someone who did not wait
+                    self._release()
+            if capture is None or self._closed:
                 raise StopIteration
-            image, captured_at, source, path, dropped = capture
-            self.dropped += dropped
-            self._next_index += dropped + 1
-            return Frame(image, self._next_index - 1, captured_at, source, path, dropped)
+            self.dropped += capture.dropped
+            self._next_index += capture.dropped + 1
+            image, captured_at, source, path, dropped, source_time = capture
+            return Frame(image, self._next_index - 1, captured_at, source, path, dropped, source_time)
 
     def close(self) -> None:
-        """Let go of the reader, after the frame that is being read. A second call does nothing."""
+        """Let go of the reader, within a second. A second call does nothing.
+
+        A thread that waits for a frame then gets none. Where it is stuck in a read that nothing can
+        interrupt (a network disk that is gone), it lets go of the reader itself, once the read returns.
+        """
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._reader.close()
+            if self._closed:
+                return
+            self._closed = True
+        self._events.say("closed")
+        if self._interrupt is not None:
+            self._interrupt()
+        if self._reading.acquire(timeout=CLOSE_S):
+            try:
+                self._release()
+            finally:
+                self._reading.release()
+
+    def _release(self) -> None:
+        with self._lock:
+            if self._released:
+                return
+            self._released = True
+        self._reader.close()
 
     def __enter__(self) -> Source:
         return self
@@ -167,7 +234,7 @@ class Source:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Source {self.name}{', closed' if self._closed else ''}>"
+        return f"<Source {self.name}, {self.state}>"
 
 
 class MemoryReader:

@@ -9,8 +9,8 @@ from time import monotonic
 import cv2
 import pytest
 
+from edgecnn.camera import SourceEvent, open_camera
 from edgecnn.camera import device as device_module
-from edgecnn.camera import open_camera
 from edgecnn.camera.device import camera_devices
 from edgecnn.errors import BackendUnavailableError, SourceError
 from tests.colours import colour_cycle, colour_of, write_video
@@ -41,23 +41,52 @@ def test_without_opencv_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyP
             open_camera(uri)
 
 
-def test_frames_of_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no camera here: a video file stands behind OpenCV's capture, which is the same class."""
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, int]]:
+    """There is no camera here: a video file of three frames stands behind OpenCV's capture, which is the same
+    class. What was opened as a camera is listed."""
     video = write_video(tmp_path / "camera.mp4", colour_cycle(3), fps=15)
-    opened: list[tuple[object, int]] = []
+    listed: list[tuple[object, int]] = []
 
     def open_capture(target: object, api: int) -> cv2.VideoCapture:
-        opened.append((target, api))
+        listed.append((target, api))
         return cv2.VideoCapture(str(video), cv2.CAP_FFMPEG)
 
     monkeypatch.setattr(device_module, "_problem", lambda device: None)
     monkeypatch.setattr(device_module, "open_capture", open_capture)
-    with open_camera("/dev/video3") as source:
+    return listed
+
+
+def test_frames_of_a_camera(opened: list[tuple[object, int]]) -> None:
+    with open_camera("/dev/video3", policy="all", reconnect=0) as source:
         assert opened == [(3, cv2.CAP_V4L2)]
         assert (source.live, source.fps, source.frame_count, source.name) == (True, 15, None, "/dev/video3")
-        before = monotonic()
         frames = list(itertools.islice(source, 3))
         assert [colour_of(frame.image) for frame in frames] == ["red", "green", "blue"]
-        assert before <= frames[0].captured_at <= frames[2].captured_at <= monotonic()
+        assert frames[0].captured_at <= frames[2].captured_at <= monotonic()
         with pytest.raises(SourceError, match="camera /dev/video3 gives no more frames"):
             next(source)
+        assert source.state == "closed"
+
+
+def test_a_camera_that_is_unplugged_and_comes_back(
+    opened: list[tuple[object, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems: list[SourceError | None] = [None, SourceError("no camera /dev/video3"), None]
+    monkeypatch.setattr(device_module, "_problem", lambda device: problems.pop(0))
+    events: list[SourceEvent] = []
+    with open_camera("3", policy="all", on_event=events.append) as source:
+        frames = list(itertools.islice(source, 6))
+        assert [frame.index for frame in frames] == list(range(6))
+        assert [colour_of(frame.image) for frame in frames] == ["red", "green", "blue"] * 2
+        assert source.reconnects == 1
+    assert len(opened) == 2
+    told = [(event.state, event.reason, event.attempt) for event in events[:5]]
+    assert told == [
+        ("connecting", "", 0),
+        ("streaming", "64x48, 15 fps", 0),
+        ("reconnecting", "unplugged, or its driver stopped", 1),
+        ("reconnecting", "no camera /dev/video3", 2),
+        ("streaming", "64x48, 15 fps", 0),
+    ]
+    assert events[-1].state == "closed"

@@ -88,7 +88,7 @@ def test_closing_waits_for_the_read_under_way() -> None:
             log.append("closed")
 
     source = Source(Slow([Capture(solid("red"), 0.0, "s")]))
-    reader = threading.Thread(target=lambda: next(source))
+    reader = threading.Thread(target=lambda: next(source, None))
     reader.start()
     reading.wait()
     closer = threading.Thread(target=source.close)
