@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgecnn.cli.common import emit, example_help, force_option, json_option
+from edgecnn.cli.common import emit, example_help, force_option, json_option, printable
 
 __all__ = ["command"]
 
@@ -21,6 +21,7 @@ _WORDS = {"kept_fp32": "in FP32", "not_quantized": "not in INT8"}
         """
 edgecnn lower model.calibrated.onnx --precision int8 --target onnxruntime -o lowered.onnx
 edgecnn lower model.onnx --precision fp16 --target tensorrt -o lowered.onnx
+edgecnn lower model.calibrated.onnx --precision int8 --target dla -o dla.onnx
 """
     ),
 )
@@ -33,16 +34,33 @@ edgecnn lower model.onnx --precision fp16 --target tensorrt -o lowered.onnx
 )
 @click.option(
     "--target",
-    type=click.Choice(["onnxruntime", "tensorrt"]),
+    type=click.Choice(["onnxruntime", "tensorrt", "dla"]),
     default="onnxruntime",
     show_default=True,
-    help="What will run it.",
+    help="What will run it; for a DLA, the float graph and a calibration cache.",
 )
+@click.option(
+    "--tensorrt-version", metavar="VERSION",
+    help="With --target dla: TensorRT's on the device, which the cache must name. [default: 10.3.0]",
+)  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The lowered graph.")
 @force_option
 @json_option
-def command(model: Path, precision: Any, target: Any, output: Path, force: bool, as_json: bool) -> None:
+def command(
+    model: Path,
+    precision: Any,
+    target: Any,
+    tensorrt_version: str | None,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Write the graph that `edgecnn build` compiles, without measuring anything."""
+    if target == "dla":
+        _for_dla(model, output, precision, tensorrt_version, force, as_json)
+        return
+    if tensorrt_version is not None:
+        raise click.UsageError("--tensorrt-version: only with --target dla")
     from collections import Counter
 
     from edgecnn.export.graph import load_graph, save_graph
@@ -71,6 +89,23 @@ def command(model: Path, precision: Any, target: Any, output: Path, force: bool,
         },
         as_json,
     )
+
+
+def _for_dla(
+    model: Path, output: Path, precision: Any, version: str | None, force: bool, as_json: bool
+) -> None:
+    from edgecnn.export.tensorrt.dla import JETPACK_6, write_dla_files
+
+    files = write_dla_files(model, output, precision=precision, tensorrt=version or JETPACK_6, force=force)
+    if not as_json:
+        beside = "" if files.cache is None else f", its scales in {files.cache}"
+        click.echo(f"{files.graph}: the float graph for a DLA{beside}")
+        if files.left_to_gpu:
+            click.echo("by NVIDIA's published list (no DLA was asked), the GPU will do:")
+        for node, reason in files.left_to_gpu.items():
+            click.echo(f"  {printable(node)}: {printable(reason)}")
+        click.echo(f"on the device: {files.command}")
+    emit({"precision": precision, "target": "dla", **files.to_dict()}, as_json)
 
 
 def _describe(lowering: Mapping[str, Any]) -> None:

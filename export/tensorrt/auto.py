@@ -109,6 +109,8 @@ def build_fastest(
     options.refuse_for(flavour)
     check_output(output, force=force)
     check_output(sidecar_path(output), force=force)
+    if options.dla_core is not None:
+        raise BuildError("precision auto is for the GPU", got="a DLA", expected="fp16 or int8 with it")
     if data is None:
         raise BuildError(
             "precision auto keeps what agrees with FP32, which must be measured",

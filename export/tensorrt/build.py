@@ -21,7 +21,7 @@ from edgecnn.engine import EngineInfo, sidecar_path, write_engine_info
 from edgecnn.errors import BuildError
 from edgecnn.export.camera_front import with_camera
 from edgecnn.export.tensorrt.compiler import CompileResult, compile_onnx
-from edgecnn.export.tensorrt.flavours import Flavour, require
+from edgecnn.export.tensorrt.flavours import Flavour, calibrates, require
 from edgecnn.export.tensorrt.lowered import Lowered, load_source, measure_lowered
 from edgecnn.export.tensorrt.options import CompileOptions
 from edgecnn.export.tensorrt.report import CompileReport
@@ -56,6 +56,7 @@ class EngineBuildResult:
         warnings: what was asked for and not done, and what TensorRT warned of.
         reason: why this precision.
         candidates: with `auto`, everything that was looked at.
+        left_to_gpu: layers that the DLA which was asked for cannot do.
         slowed: with `auto`, the layers on which INT8 costs more than FP16, the worst first.
     """
 
@@ -68,6 +69,7 @@ class EngineBuildResult:
     reason: str = "asked for"
     candidates: tuple[EngineCandidate, ...] = ()
     slowed: tuple[LayerChange, ...] = ()
+    left_to_gpu: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object, without the layers."""
@@ -77,6 +79,7 @@ class EngineBuildResult:
             "precision": self.precision,
             "reason": self.reason,
             "candidates": [candidate.to_dict() for candidate in self.candidates],
+            "left_to_gpu": list(self.left_to_gpu),
             "slowed": [change.to_dict() for change in self.slowed],
             "flavour": self.info.flavour,
             "library": self.info.library,
@@ -128,7 +131,9 @@ def build_engine(
     options.refuse_for(flavour)
     check_output(output, force=force)
     check_output(sidecar_path(output), force=force)
-    lowered = load_source(model, spec).lower(precision)
+    source = load_source(model, spec)
+    for_dla = options.dla_core is not None and calibrates(flavour)
+    lowered = source.for_dla(precision) if for_dla else source.lower(precision)
     accuracy = measure_lowered(lowered, data, progress)
     return compile_lowered(
         lowered,
@@ -159,7 +164,15 @@ def compile_lowered(
     precision = lowered.precision
     content = lowered.content if camera is None else with_camera(lowered.content, camera)
     result = compile_onnx(
-        content, output, options, progress, flavour=flavour, precision=precision, force=force
+        content,
+        output,
+        options,
+        progress,
+        flavour=flavour,
+        precision=None if lowered.flags else precision,
+        flags=lowered.flags,
+        scales=lowered.scales,
+        force=force,
     )
     info = _describe(result, options, lowered, accuracy, source, camera)
     return EngineBuildResult(
@@ -168,7 +181,8 @@ def compile_lowered(
         precision=precision,
         info=info,
         report=result.report,
-        warnings=(*lowered.warnings, *_shortfall(result.report, precision), *result.warnings),
+        warnings=(*lowered.warnings, *_shortfall(result, lowered), *result.warnings),
+        left_to_gpu=result.left_to_gpu,
     )
 
 
@@ -251,8 +265,14 @@ def _describe(
     )
 
 
-def _shortfall(report: CompileReport, precision: str) -> tuple[str, ...]:
-    """Precision asked against precision found, in one sentence where they differ."""
+def _shortfall(result: CompileResult, lowered: Lowered) -> tuple[str, ...]:
+    """Precision asked against precision found, and a DLA against the GPU, in a sentence where they differ."""
+    if result.left_to_gpu:
+        names = ", ".join(result.left_to_gpu)
+        return (f"{len(result.left_to_gpu)} layers run on the GPU, the DLA cannot do them: {names}",)
+    if lowered.flags:  # the compiler chose, and lists what runs on a DLA as one layer
+        return ()
+    report, precision = result.report, lowered.precision
     share = report.convolutions.get(precision, 0.0)
     if not report.convolutions or share >= _DONE:
         return ()

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from edgecnn.errors import BackendUnavailableError, BuildError, EdgeCNNError, ModelFormatError
+from edgecnn.export.tensorrt.dla import cache_text
 from edgecnn.export.tensorrt.flavours import facts_of
 from edgecnn.export.tensorrt.progress import Phases
 from edgecnn.export.tensorrt.protocol import Finished, Logged, Progressed, Request, TensorFacts
@@ -53,6 +54,7 @@ class Compilation:
         self._facts = facts_of(request.flavour)
         self._options = request.options
         self._listings: list[str] = []
+        self._left_to_gpu: list[str] = []
         try:
             self._trt: Any = importlib.import_module(request.flavour)
         except (ImportError, OSError) as error:  # OSError: a library that its wheel expects is missing
@@ -71,8 +73,9 @@ class Compilation:
         trt = self._trt
         start = time.monotonic()
         builder = trt.Builder(_logger(trt, self._logged))
-        flags = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        network = builder.create_network(0 if flags is None else 1 << int(flags))
+        typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        weakly = typed is None or self._request.flags
+        network = builder.create_network(0 if weakly else 1 << int(typed))
         parser = trt.OnnxParser(network, builder.logger)
         accepted = parser.parse_from_file(model) if isinstance(model, str) else parser.parse(model)
         if not accepted or not network.num_outputs:
@@ -99,6 +102,7 @@ class Compilation:
             listings=self._listings,
             inspected=None if self._listings else self._inspect(builder.logger, plan),
             build_s=time.monotonic() - start,
+            left_to_gpu=self._left_to_gpu,
         )
 
     def _configure(self, builder: Any, network: Any, config: Any) -> list[dict[str, list[list[int]]]]:
@@ -120,14 +124,14 @@ class Compilation:
                 trt.HardwareCompatibilityLevel, options["hardware_compatibility"], "hardware_compatibility"
             )
         if options["dla_core"] is not None:
-            self._use_dla(builder, config, options["dla_core"])
+            self._use_dla(builder, network, config, options["dla_core"])
         self._timing_cache.load(config)
         return self._add_profile(builder, network, config)
 
     def _capability(self, name: str) -> Any:
         return _member(self._trt.ComputeCapability, "SM" + name.replace(".", ""), "compute_capabilities")
 
-    def _use_dla(self, builder: Any, config: Any, core: int) -> None:
+    def _use_dla(self, builder: Any, network: Any, config: Any, core: int) -> None:
         trt = self._trt
         cores = builder.num_DLA_cores
         if core >= cores:
@@ -138,8 +142,24 @@ class Compilation:
             )
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = core
+        for name in self._request.flags:
+            config.set_flag(_member(trt.BuilderFlag, name, "precision"))
+        if self._request.scales:
+            config.int8_calibrator = _calibrator(trt, cache_text(self._request.scales, trt.__version__))
+        layers = [network.get_layer(index) for index in range(network.num_layers)]
+        self._left_to_gpu = [
+            layer.name
+            for layer in layers
+            if layer.type != trt.LayerType.CONSTANT and not config.can_run_on_DLA(layer)
+        ]
         if self._options["gpu_fallback"]:
             config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+        elif self._left_to_gpu:
+            raise BuildError(
+                f"{len(self._left_to_gpu)} of {len(layers)} layers cannot run on the DLA",
+                got=", ".join(self._left_to_gpu),
+                remedy="With --gpu-fallback (gpu_fallback=True) they run on the GPU",
+            )
 
     def _add_profile(self, builder: Any, network: Any, config: Any) -> list[dict[str, list[list[int]]]]:
         """Ranges for the inputs with free sides; the options' `shapes` first, then `batch`."""
@@ -195,6 +215,28 @@ def _logger(trt: Any, logged: Callable[[str, str], None]) -> Any:
             logged(severity.name, text)
 
     return Logger()
+
+
+def _calibrator(trt: Any, cache: str) -> Any:
+    """Hands TensorRT the scales that are known. It must never ask for data."""
+
+    class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IInt8EntropyCalibrator2.__init__(self)
+
+        def get_batch_size(self) -> int:
+            return 1
+
+        def get_batch(self, names: list[str]) -> None:
+            return None
+
+        def read_calibration_cache(self) -> bytes:
+            return cache.encode()
+
+        def write_calibration_cache(self, cache: Any) -> None:
+            return None
+
+    return Calibrator()
 
 
 def _monitor(trt: Any, progressed: Callable[[str, float], None], stop: threading.Event) -> Any:

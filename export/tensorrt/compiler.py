@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -42,6 +42,7 @@ class CompileResult:
         build_s: duration in seconds.
         report: what was compiled.
         warnings: TensorRT's own, each once, and the report's.
+        left_to_gpu: layers that the DLA cannot do.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class CompileResult:
     build_s: float
     report: CompileReport = field(repr=False)
     warnings: tuple[str, ...] = ()
+    left_to_gpu: tuple[str, ...] = ()
 
 
 def compile_onnx(
@@ -69,6 +71,8 @@ def compile_onnx(
     *,
     flavour: Flavour = "tensorrt_rtx",
     precision: str | None = None,
+    flags: Sequence[str] = (),
+    scales: Mapping[str, float] | None = None,
     force: bool = False,
 ) -> CompileResult:
     """Compile an ONNX graph, whose precision stands in the graph, into a TensorRT plan.
@@ -81,6 +85,8 @@ def compile_onnx(
         output: where the plan is written.
         flavour: the library.
         precision: what was asked for, `int8` say, so that the report can warn of what is wider.
+        flags, scales: for a DLA before TensorRT 11, which takes precision as `FP16`, `INT8` and a scale for
+            each tensor instead of out of the graph.
         force: overwrite `output`.
 
     Raises:
@@ -105,6 +111,8 @@ def compile_onnx(
                 options=options.to_json(),
                 workspace_bytes=options.workspace_bytes or default_workspace(),
                 cache_folder=str(cache_folder() / "tensorrt"),
+                flags=list(flags),
+                scales=dict(scales or {}),
             ),
             content,
             progress=progress,
@@ -132,6 +140,7 @@ def compile_onnx(
         build_s=finished.build_s,
         report=report,
         warnings=(*outcome.warnings, *report.warnings),
+        left_to_gpu=tuple(finished.left_to_gpu),
     )
 
 

@@ -7,12 +7,15 @@ without any effect (a DLA, a timing cache), and an option without effect must no
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
 from edgecnn.errors import BackendUnavailableError, BuildError
 
-__all__ = ["FLAVOURS", "Flavour", "FlavourFacts", "facts_of", "require"]
+__all__ = ["FLAVOURS", "Flavour", "FlavourFacts", "calibrates", "child_environment", "facts_of", "require"]
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")
@@ -79,3 +82,32 @@ def require(flavour: str) -> FlavourFacts:
             f"{facts.title} is not installed", got=f"no module {flavour}", remedy=facts.remedy
         )
     return facts
+
+
+def child_environment() -> dict[str, str]:
+    """For a child that imports what this process imports, where no file in a folder shadows a module."""
+    paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100 - "" is the current folder
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def calibrates(flavour: str) -> bool:
+    """Whether this version takes INT8 as a flag with a calibrator, which a DLA needs: TensorRT before 11.
+
+    It is asked in a process of its own, as everything of TensorRT. Raises BackendUnavailableError.
+    """
+    facts = require(flavour)
+    done = subprocess.run(
+        [sys.executable, "-c", _CALIBRATES, flavour],
+        capture_output=True, text=True, check=False, cwd="/", env=child_environment(),
+    )  # fmt: skip
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it ended without a word"]
+        raise BackendUnavailableError(f"{facts.title} cannot be used", got=lines[-1], remedy=facts.remedy)
+    return done.stdout.strip() == "True"
+
+
+_CALIBRATES = """
+import importlib, sys
+trt = importlib.import_module(sys.argv[1])
+print(hasattr(trt.BuilderFlag, "INT8") and hasattr(trt, "IInt8EntropyCalibrator2"))
+"""

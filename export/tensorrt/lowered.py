@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgecnn.errors import BuildError
 from edgecnn.metadata import BUILD_KEY, QUANTIZATION_KEY, read_json
 from edgecnn.progress import Progress
+from edgecnn.quantization import QuantizationTable
 from edgecnn.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Lowered:
             lowered before.
         table_sha256: of the quantization table, if there was one.
         left: names of layers that were left out of INT8 on demand.
+        flags, scales: for a DLA: what the compiler is told beside the graph, which is then the float one.
         warnings: what the lowering could not decide well.
     """
 
@@ -43,6 +45,8 @@ class Lowered:
     table_sha256: str | None
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    scales: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,19 +73,12 @@ class Source:
         """
         from edgecnn.export.graph import to_bytes
         from edgecnn.export.lowering import lower_graph
-        from edgecnn.export.measure import check_spec
 
         if _was_lowered(self.graph, precision):
-            own = ModelSpec.from_metadata(self.graph.metadata_props)
             content = self.path.read_bytes()  # these very bytes: they are what was measured
             return Lowered(
-                precision=precision,
-                content=content,
-                reference=None,
-                spec=self.spec or own,
-                table_sha256=None,
+                precision=precision, content=content, reference=None, spec=self.spec, table_sha256=None
             )
-        found = check_spec(self.graph, self.spec, name=str(self.path))
         table = self.graph.metadata_props.get(QUANTIZATION_KEY)
         result = lower_graph(self.graph, precision, target="tensorrt", leave=leave)
         report = (read_json(result.metadata_props, BUILD_KEY) or {}).get("lowering") or {}
@@ -89,18 +86,52 @@ class Source:
             precision=precision,
             content=to_bytes(result),
             reference=to_bytes(self.graph),
-            spec=found,
+            spec=self.spec,
             table_sha256=None if table is None else sha256(table.encode()).hexdigest(),
             left=tuple(leave),
             warnings=tuple(report.get("warnings", ())),
         )
 
+    def for_dla(self, precision: Precision) -> Lowered:
+        """The float graph, and what a DLA is told beside it. Raises as `lower`, and BuildError for FP32."""
+        from edgecnn.export.graph import to_bytes
+        from edgecnn.export.lowering import lower_graph
+        from edgecnn.export.tensorrt.dla import tensor_scales
+
+        if precision == "fp32":
+            raise BuildError("a DLA does not compute in FP32", expected="fp16 or int8")
+        if precision == "int8" and not self.calibrated:
+            lower_graph(self.graph, "int8", target="tensorrt")  # which refuses, in its words
+        plain = lower_graph(self.graph, "fp32", target="tensorrt")
+        text = self.graph.metadata_props.get(QUANTIZATION_KEY) if precision == "int8" else None
+        table = None if text is None else QuantizationTable.from_json(text)
+        return Lowered(
+            precision=precision,
+            content=to_bytes(plain),
+            reference=None,
+            spec=self.spec,
+            table_sha256=None if text is None else sha256(text.encode()).hexdigest(),
+            flags=("FP16",) if table is None else ("FP16", "INT8"),
+            scales={} if table is None else tensor_scales(self.graph.graph, table),
+        )
+
 
 def load_source(model: str | os.PathLike[str], spec: ModelSpec | None) -> Source:
-    """Read a model file. Raises ModelNotFoundError, ModelFormatError, BackendUnavailableError."""
-    from edgecnn.export.graph import load_graph
+    """Read a model file, with its own spec or another one.
 
-    return Source(path=Path(model), graph=load_graph(model), spec=spec)
+    Raises:
+        SpecError: it has none and none is given, or one that does not fit the graph.
+        ModelNotFoundError, ModelFormatError, BackendUnavailableError.
+    """
+    from edgecnn.export.graph import load_graph
+    from edgecnn.export.measure import check_spec
+
+    graph = load_graph(model)
+    if BUILD_KEY in graph.metadata_props:  # lowered: its spec was checked then
+        return Source(
+            path=Path(model), graph=graph, spec=spec or ModelSpec.from_metadata(graph.metadata_props)
+        )
+    return Source(path=Path(model), graph=graph, spec=check_spec(graph, spec, name=str(model)))
 
 
 def measure_lowered(lowered: Lowered, data: FrameSet | None, progress: Progress) -> Mapping[str, Any] | None:
@@ -115,8 +146,10 @@ def measure_lowered(lowered: Lowered, data: FrameSet | None, progress: Progress)
     if lowered.reference is None:
         raise BuildError(
             "the accuracy cannot be measured",
-            got="a model that is lowered already",
-            remedy="Give the file that `edgecnn export` or `edgecnn calibrate` wrote",
+            got="a DLA" if lowered.flags else "a model that is lowered already",
+            remedy="Compare the plan on the device: edgecnn compare model.onnx model.engine --data PHOTOS"
+            if lowered.flags
+            else "Give the file that `edgecnn export` or `edgecnn calibrate` wrote",
         )
     from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
     from edgecnn.compare import compare

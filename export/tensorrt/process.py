@@ -26,7 +26,7 @@ import msgspec
 
 import edgecnn.errors
 from edgecnn.errors import BuildError, EdgeCNNError
-from edgecnn.export.tensorrt.flavours import facts_of
+from edgecnn.export.tensorrt.flavours import child_environment, facts_of
 from edgecnn.export.tensorrt.protocol import Failed, Finished, Logged, Progressed, Request, decode, encode
 from edgecnn.progress import Progress, no_progress
 
@@ -77,15 +77,13 @@ def run_worker(request: Request, model: bytes | None, *, progress: Progress = no
 
 
 def _start(log: IO[bytes]) -> subprocess.Popen[bytes]:
-    # The child imports what this process imports; a file in the current folder cannot shadow a module.
-    paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100 - "" is the current folder
     return subprocess.Popen(
         [sys.executable, "-m", "edgecnn.export.tensorrt.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
         cwd="/",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
+        env={**child_environment(), "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
     )
 

@@ -25,7 +25,11 @@ __all__ = [
 
 
 class Request(msgspec.Struct, kw_only=True):
-    """What to compile. `model` is a path, or None for `model_bytes` bytes that follow."""
+    """What to compile. `model` is a path, or None for `model_bytes` bytes that follow.
+
+    `flags` are names of precisions that the compiler may choose from, for a DLA; without them the graph says
+    every type. `scales`: tensor → INT8 scale, where it is one of them.
+    """
 
     flavour: str
     model: str | None
@@ -34,6 +38,8 @@ class Request(msgspec.Struct, kw_only=True):
     options: dict[str, Any]
     workspace_bytes: int | None
     cache_folder: str
+    flags: list[str] = []
+    scales: dict[str, float] = {}
 
 
 class TensorFacts(msgspec.Struct, kw_only=True):
@@ -74,7 +80,7 @@ class Finished(msgspec.Struct, tag="finished", kw_only=True):
     """The plan is written.
 
     `profiles`: for each, input → min, opt, max. `listings`: the compiler's lists of layers; `inspected`: the
-    engine inspector's JSON, where the compiler printed no list.
+    engine inspector's JSON, where the compiler printed no list. `left_to_gpu`: layers that a DLA cannot do.
     """
 
     library: str
@@ -87,6 +93,7 @@ class Finished(msgspec.Struct, tag="finished", kw_only=True):
     listings: list[str]
     inspected: str | None
     build_s: float
+    left_to_gpu: list[str] = []
 
 
 Event = Progressed | Logged | Failed | Finished

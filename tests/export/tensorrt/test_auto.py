@@ -1,0 +1,210 @@
+"""`auto` for TensorRT: what agrees, what is faster, and why INT8 was not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgecnn.export.tensorrt.auto as auto
+from edgecnn.calibration import calibrate
+from edgecnn.cli import main
+from edgecnn.dataset import FrameSet, open_frames
+from edgecnn.engine import read_engine_info
+from edgecnn.errors import BuildError
+from edgecnn.export import EngineBuildResult, build
+from edgecnn.export.tensorrt import MODULES, estimate
+from edgecnn.export.tensorrt.changes import layer_changes
+from edgecnn.export.tensorrt.lowered import load_source
+from edgecnn.export.tensorrt.sensitivity import rank_layers
+from edgecnn.gpu import read_gpu
+from tests.export.tensorrt.conftest import AMPERE
+from tests.networks import Net, frames, save, spec
+
+pytestmark = [
+    pytest.mark.usefixtures("rtx"),
+    pytest.mark.skipif(read_gpu() is not None, reason="a GPU is here, which would be measured"),
+]
+
+NANO = "orin-nano-8gb"
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three convolutions and a Gemm; the second convolution's weights suffer most from 8 bits."""
+    net = Net((1, 3, 8, 8))
+    x = net.relu(net.conv("image", 3, 8))
+    weights = net.random.standard_normal((8, 8, 3, 3)) / 8
+    weights[:, 0, 0, 0] = 40.0  # one large number a channel: the others are left few of the 127 steps
+    x = net.relu(net.add("Conv", x, net.constant(weights), pads=[1] * 4, name="rough"))
+    x = net.relu(net.conv(x, 8, 8))
+    scores = net.add("Gemm", net.pooled(x), net.weights(8, 5), name="logits")
+    folder = tmp_path_factory.mktemp("model")
+    model = save(net.model(scores, own_spec=spec(task="classification")), folder / "model.onnx")
+    np.save(folder / "frames.npy", np.stack(frames()))
+    return calibrate(model, folder / "frames.npy", folder / "calibrated.onnx").path
+
+
+@pytest.fixture
+def data(calibrated: Path) -> FrameSet:
+    return open_frames(calibrated.with_name("frames.npy"))
+
+
+def best(model: Path, output: Path, data: FrameSet, **arguments: Any) -> EngineBuildResult:
+    given: dict[str, Any] = {"module": NANO, "options": AMPERE, **arguments}
+    return build(model, output, target="tensorrt-rtx", data=data, **given)
+
+
+def test_the_estimate_decides_and_says_so(calibrated: Path, data: FrameSet, tmp_path: Path) -> None:
+    result = best(calibrated, tmp_path / "model.engine", data, min_agreement=0)
+    assert [item.precision for item in result.candidates] == ["fp16", "int8"]
+    times = {item.precision: item.time_ms for item in result.candidates}
+    assert all(item.latency_ms is None for item in result.candidates)
+    assert times[result.precision] == min(time for time in times.values() if time is not None)
+    assert "by the estimate for Jetson Orin Nano 8GB, which is no measurement" in result.reason
+    assert read_engine_info(tmp_path / "model.engine").precision == result.precision
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.engine", "model.engine.json"]
+    assert json.loads(json.dumps(result.to_dict()))["reason"] == result.reason
+
+
+def test_int8_that_costs_more_is_not_chosen_and_its_layers_are_named(
+    calibrated: Path, data: FrameSet, tmp_path: Path
+) -> None:
+    result = best(calibrated, tmp_path / "model.engine", data, min_agreement=0)
+    fp16, int8 = result.candidates
+    assert fp16.time_ms is not None
+    assert int8.time_ms is not None
+    assert (result.precision == "fp16") == (fp16.time_ms <= int8.time_ms)
+    assert result.slowed
+    worst = result.slowed[0]
+    assert worst.extra_ms is not None
+    assert worst.extra_ms == max(item.extra_ms or 0 for item in result.slowed) > 0
+    assert worst.to_dict()["kernels_int8"] >= worst.to_dict()["kernels_fp16"]
+
+
+def test_changes_add_up(calibrated: Path, compiled: Any) -> None:
+    source, module = load_source(calibrated, None), MODULES[NANO]
+    reports = [compiled(source.lower(name).content).report for name in ("fp16", "int8")]
+    changes = layer_changes(*reports, module)
+    for index, report in enumerate(reports):
+        costs = [(item.fp16, item.int8)[index] for item in changes]
+        assert sum(cost.kernels for cost in costs) == report.kernels
+        assert sum(cost.activation_bytes for cost in costs) == report.activation_bytes
+        total = sum(cost.estimate_ms or 0 for cost in costs)
+        assert total == pytest.approx(estimate(report, module).latency_ms)
+    assert {"input", "node_of_rough"} < {item.node for item in changes}
+
+
+def test_the_most_sensitive_layer_comes_first(calibrated: Path) -> None:
+    source = load_source(calibrated, None)
+    ranked = rank_layers(source, frames()[:4])
+    assert ranked[0] == "rough"
+    assert len(ranked) == 4
+    assert source.lower("int8", leave=["rough"]).left == ("rough",)
+
+
+def test_layers_go_back_to_fp16_until_it_agrees(
+    calibrated: Path, data: FrameSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = auto.measure_lowered
+
+    def measured(lowered: Any, data: Any, progress: Any) -> Any:
+        """As it is, but that INT8 without two layers in FP16 does not agree."""
+        accuracy = dict(real(lowered, data, progress))
+        accuracy["top1_agreement"] = 0.5 if lowered.precision == "int8" and len(lowered.left) < 2 else 1.0
+        return accuracy
+
+    monkeypatch.setattr(auto, "measure_lowered", measured)
+    result = best(calibrated, tmp_path / "model.engine", data, min_agreement=0.9)
+    int8 = result.candidates[1]
+    assert len(int8.left_in_fp16) == 2
+    assert "rough" in int8.left_in_fp16
+    assert int8.kernels is not None
+    assert 0 < dict(int8.convolutions or {})["fp16"] < 1
+    assert "int8 with 2 layers in FP16" in result.reason
+
+
+def test_what_does_not_agree_is_not_compiled(
+    calibrated: Path, data: FrameSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        auto, "measure_lowered", lambda lowered, data, progress: {"images": 3, "top1_agreement": 0.5}
+    )
+    result = best(calibrated, tmp_path / "model.engine", data, min_agreement=0.9)
+    assert result.precision == "fp32"  # the only one that agrees, with itself
+    assert [item.kernels is None for item in result.candidates] == [True, True, False]
+    assert any("INT8 does not agree as asked" in warning for warning in result.warnings)
+    assert result.slowed == ()
+
+
+def test_measured_times_decide_where_there_is_a_gpu(
+    calibrated: Path, data: FrameSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU and its times are made up: this is about the decision."""
+    from edgecnn.gpu import Gpu
+
+    gpu = Gpu(name="Orin", compute_capability="8.7", cuda="12.6", memory_bytes=8 << 30, integrated=True)
+    monkeypatch.setattr(auto, "read_gpu", lambda: gpu)
+    for times, expected in (((2.0, 1.5), "int8"), ((1.5, 2.0), "fp16"), ((1.5, 1.5), "fp16")):
+        latencies = dict(zip(("fp16", "int8"), ({"p50": time} for time in times), strict=True))
+        monkeypatch.setattr(auto, "_measure", lambda results, progress, found=latencies: found)
+        result = best(calibrated, tmp_path / "m.engine", data, min_agreement=0, module=None, force=True)
+        assert result.precision == expected
+        assert "measured here" in result.reason
+        assert [item.estimate_ms for item in result.candidates] == [None, None]
+        assert result.slowed[0].extra_bytes == max(item.extra_bytes for item in result.slowed)
+    with pytest.raises(BuildError, match="module cannot be honoured: got Orin, which is measured"):
+        best(calibrated, tmp_path / "m.engine", data, force=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"data": None}, "got no frames"),
+        ({"module": None}, "no GPU here to measure on: expected the Jetson to estimate for"),
+        ({"module": "xavier"}, "unknown module: got xavier"),
+        ({"min_agreement": 2}, "min_agreement is wrong"),
+        ({"threads": 1}, "threads cannot be honoured"),
+        ({"precision": "fp16"}, "module cannot be honoured"),
+        ({"target": "onnxruntime"}, "options cannot be honoured"),
+        ({"target": "tpu"}, "unknown target: got tpu"),
+    ],
+)
+def test_wrong_use(
+    calibrated: Path, data: FrameSet, tmp_path: Path, arguments: dict[str, Any], words: str
+) -> None:
+    given: dict[str, Any] = {"target": "tensorrt-rtx", "module": NANO, "options": AMPERE, "data": data}
+    with pytest.raises(BuildError, match=words):
+        build(calibrated, tmp_path / "m.engine", **{**given, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_without_a_measure_of_agreement(tmp_path: Path, data: FrameSet) -> None:
+    net = Net((1, 3, 8, 8))
+    model = save(net.model(net.relu(net.conv("image", 3, 4)), own_spec=spec()), tmp_path / "raw.onnx")
+    with pytest.raises(BuildError, match="no measure of agreement"):
+        best(model, tmp_path / "m.engine", data)
+
+
+def test_a_model_that_was_not_calibrated(calibrated: Path, data: FrameSet, tmp_path: Path) -> None:
+    result = best(calibrated.with_name("model.onnx"), tmp_path / "m.engine", data, min_agreement=0)
+    assert result.precision == "fp16"
+    assert "INT8 was not considered: the model is not calibrated" in result.warnings
+
+
+def test_command(calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, frames_file = tmp_path / "model.engine", calibrated.with_name("frames.npy")
+    arguments = ["build", str(calibrated), "--target", "tensorrt-rtx", "--compute-capability", "8.6"]
+    arguments += ["--data", str(frames_file), "--min-agreement", "0", "-o", str(output)]
+    assert main(arguments) == 1
+    assert "--module" in capsys.readouterr().err
+    assert main([*arguments, "--module", NANO]) == 0
+    out = capsys.readouterr().out
+    assert "INT8 costs more than FP16 on" in out
+    assert main([*arguments, "--module", NANO, "--force", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [item["precision"] for item in report["candidates"]] == ["fp16", "int8"]
+    assert report["slowed"][0]["extra_ms"] > 0
