@@ -1,103 +1,175 @@
-"""From a camera to results: capture → infer → sinks, one frame after the other.
+"""Pipeline: what the user holds. The threads are in `stages`, the sinks' in `delivery`.
 
     with edgecnn.Pipeline("clip.mp4", model, sinks=["out.mp4"]) as pipeline:
         for output in pipeline:
             print(output.frame.index, output.result.best, output.latency.total_ms)
     print(pipeline.stats.fps)
 
-A frame's time is accounted for in five stages: `capture` (waiting for the source), `preprocess`, `infer`,
-`postprocess`, and `deliver` (drawing, and all sinks). Its latency is another thing: from the moment it was
-captured until its result was there.
+The threads start with the first frame that is asked for. The sinks are given what whoever iterates is given,
+neither more nor less: who stops after five frames has a video of five.
 """
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import contextlib
+import functools
+import logging
 import os
-from collections.abc import Iterator, Sequence
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from time import monotonic, perf_counter
 from types import TracebackType
 
 from edgecnn.camera import Sink, Source, open_camera, open_sink
-from edgecnn.errors import ClosedError, OutputError
+from edgecnn.camera.events import SourceEvent
+from edgecnn.camera.sink import StopRequested
+from edgecnn.channel import Ended, Keep
+from edgecnn.errors import ClosedError, OutputError, SpecError
 from edgecnn.model import Model
-from edgecnn.pipeline.output import Latency, Output
+from edgecnn.pipeline.cascade import Cascade
+from edgecnn.pipeline.delivery import Failure, Failures, SinkWriter
+from edgecnn.pipeline.output import Output
+from edgecnn.pipeline.stages import Stages, keep_of
 from edgecnn.pipeline.statistics import STAGES, PipelineStats, Rate, SourceStats, Window, rss_mb
+from edgecnn.pipeline.work import checked_models
 
 __all__ = ["Pipeline"]
 
+SINKS_S = 30.0  # how long `close` waits for sinks to write what they were given
+STAGES_S = 5.0  # … for the stages: an inference cannot be interrupted
+FOREIGN_S = 0.25  # … for a source of the caller's, who alone can end a wait for its next frame
+
+_log = logging.getLogger(__name__)
+
+SourceLike = str | os.PathLike[str] | int | Source
+
 
 class Pipeline:
-    """Runs a model on every frame of a source and gives the outputs to sinks and to whoever iterates.
+    """Runs models on the frames of one or several sources, and gives the outputs to sinks and to the caller.
 
-    What it opens itself, from a URI, it closes; a Source, Model or Sink that it is given stays the caller's.
-    Closing finishes the sinks, so that after Ctrl-C a video of the frames so far can be played.
+    Capture, preprocessing, inference, postprocessing and each sink have threads of their own. A camera's
+    newest frame is taken; those that came too fast are dropped and counted. Of files, every frame comes once,
+    in order. Several cameras take turns. Iterate over it, in a `for` or an `async for`, or call `run`.
+
+    What it opens itself, from a URI, it closes; a Source, Model or Sink that it is given stays the caller's,
+    though frames that were read ahead are gone. Closing finishes the sinks, so that after Ctrl-C a video of
+    the frames so far can be played. Safe from any thread; a signal handler must start one to close it.
 
     Args:
-        source: a Source, or the URI of one.
-        model: a loaded model.
-        sinks: Sinks, or URIs of some.
+        source: a Source or the URI of one, or a sequence of them.
+        model: a loaded model; or several by name, each a Model or a Cascade upon one before it. Models run at
+            the same time on the same frame, and `Output.results` has what each found.
+        sinks: Sinks, or URIs of some. One that fails is closed and reported, and everything else goes on.
         force: sinks opened here may write over what is there.
+        deadline_ms: frames that are older are dropped before anything else is done with them.
+        on_event: called with each SourceEvent and Failure, from the thread in which it happens.
 
     Attributes:
-        source, model, sinks: as used.
+        sources, models, sinks: as used; `source` and `model` are the first ones.
 
     Raises:
         SourceError, OutputError, BackendUnavailableError: as `open_camera` and `open_sink`.
+        SpecError: models that do not fit together.
     """
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | int | Source,
-        model: Model,
+        source: SourceLike | Sequence[SourceLike],
+        model: Model | Mapping[str, Model | Cascade],
         *,
         sinks: Sequence[str | os.PathLike[str] | Sink] = (),
         force: bool = False,
+        deadline_ms: float | None = None,
+        on_event: Callable[[SourceEvent | Failure], None] | None = None,
     ) -> None:
-        with contextlib.ExitStack() as opened:
-            self.source = source if isinstance(source, Source) else opened.enter_context(open_camera(source))
-            self.model = model
-            self.sinks: list[Sink] = []
+        self.models = checked_models(model)
+        self.model = next(one for one in self.models.values() if isinstance(one, Model))
+        wanted = [source] if isinstance(source, (str, os.PathLike, int, Source)) else list(source)
+        given = [one for one in wanted if isinstance(one, Source)]
+        with contextlib.ExitStack() as opened, contextlib.ExitStack() as opened_sinks:
+            self.sources = [
+                one if isinstance(one, Source) else opened.enter_context(open_camera(one, on_event=on_event))
+                for one in wanted
+            ]
+            if not self.sources:
+                raise SpecError("a pipeline needs a source", got="none")
+            self.source = self.sources[0]
+            failures = Failures(on_event)
+            stages = Stages(self.sources, self.models, deadline_ms=deadline_ms, failures=failures)
+            fps, live = self.source.fps, any(one.live for one in self.sources)
+            keep: Keep = "newest" if any(keep_of(one) == "newest" for one in self.sources) else "all"
+            writers: list[SinkWriter] = []
             for sink in sinks:
+                owned = isinstance(sink, (str, os.PathLike))
                 if isinstance(sink, (str, os.PathLike)):
-                    sink = opened.enter_context(open_sink(sink, fps=self.source.fps, force=force))
-                if sink.name in (other.name for other in self.sinks):
+                    sink = opened_sinks.enter_context(open_sink(sink, fps=fps, live=live, force=force))
+                if sink.name in (other.sink.name for other in writers):
                     raise OutputError(f"the sink {sink.name} is given twice")
-                self.sinks.append(sink)
+                writers.append(SinkWriter(sink, owned=owned, keep=keep, failures=failures, stop=stages.halt))
+            opened_sinks.pop_all()  # their writers close them
             self._opened = opened.pop_all()
-        self._stages = {name: Window() for name in STAGES}
-        self._latency, self._age = Window(), Window()
-        self._in, self._out = Rate(), Rate()
-        self._started = 0.0
-        self._finished = 0.0
+        self.sinks = [writer.sink for writer in writers]
+        self._stages, self._writers, self._failures = stages, writers, failures
+        if on_event is not None:
+            for one in given:
+                one.subscribe(on_event)
+        # All sinks get an output, in the order of the callers, or none does. A sink may close the pipeline.
+        self._delivering = threading.RLock()
+        # One that nobody closes is closed when the interpreter ends, or before, when it is collected.
+        self._shut = functools.partial(_shut, stages, writers, self._delivering, self._opened, bool(given))
+        atexit.register(self._shut)
+        self._collected = weakref.finalize(self, _shut_elsewhere, self._shut)
+        self._collected.atexit = False
+        self._times = {name: Window() for name in STAGES}
+        self._latency, self._age, self._out = Window(), Window(), Rate()
+        self._started = self._finished = 0.0
+        self._lock = (
+            threading.Lock()
+        )  # of starting, and of delivering: sinks get what the caller gets, in order
+        self._asked: Future[Output | None] | None = None
         self._closed = False
 
     @property
     def stats(self) -> PipelineStats:
-        """What was done so far; also after closing."""
-        stages_ms = {name: window.summary() for name, window in self._stages.items()}
-        state = "closed" if self._closed else "streaming"
-        source = SourceStats(
-            name=self.source.name,
-            state=getattr(self.source, "state", state),
-            frames=self._in.count,
-            dropped=self.source.dropped,
-            skipped=len(self.source.skipped),
-            reconnects=getattr(self.source, "reconnects", 0),
+        """What was done so far; from any thread, also after closing."""
+        sources = tuple(
+            SourceStats(
+                name=source.name,
+                state=source.state,
+                frames=rate.count,
+                dropped=source.dropped,
+                skipped=len(source.skipped),
+                reconnects=source.reconnects,
+            )
+            for source, rate in zip(self.sources, self._stages.captured, strict=True)
         )
+        dropped_by = {
+            "source": sum(source.dropped for source in sources),
+            "pipeline": self._stages.dropped,
+            "deadline": sum(self._stages.late.values()),
+        }
+        rates = [rate.per_second() for rate in self._stages.captured]
+        stages_ms = {name: window.summary() for name, window in self._times.items()}
         return PipelineStats(
             frames=self._out.count,
-            skipped=source.skipped,
-            dropped=source.dropped,
-            dropped_by={"source": source.dropped, "pipeline": 0, "deadline": 0},
+            skipped=sum(source.skipped for source in sources),
+            dropped=sum(dropped_by.values()),
+            dropped_by=dropped_by,
             seconds=self._finished - self._started if self._out.count else 0.0,
-            fps_in=self._in.per_second(),
+            fps_in=None if all(rate is None for rate in rates) else round(sum(filter(None, rates)), 2),
             fps_out=self._out.per_second(),
             latency_ms=self._latency.summary(),
             age_ms=self._age.summary(),
             stages_ms={name: summary for name, summary in stages_ms.items() if summary is not None},
-            sources=(source,),
-            reconnects=source.reconnects,
+            sources=sources,
+            sinks=tuple(writer.stats for writer in self._writers),
+            failures=dict(self._failures.by_name),
+            reconnects=sum(source.reconnects for source in sources),
             rss_mb=rss_mb(),
         )
 
@@ -105,45 +177,111 @@ class Pipeline:
         return self
 
     def __next__(self) -> Output:
-        """The next frame's output, which all sinks have taken.
+        """The next output, which has been handed to all sinks.
 
         Raises:
-            StopIteration: the source has ended.
-            SourceError, InputError, InferenceError, OutputError: as the source, the model and the sinks.
+            StopIteration: the sources have ended, a sink asked to stop, or the pipeline was closed meanwhile.
+            SourceError, InputError, InferenceError: as the source and the model, after all results that there
+                were. Of several sources, the first one's error, when none is left.
             ClosedError: the pipeline is closed.
         """
         if self._closed:
             raise ClosedError("the pipeline is closed", remedy="Make another one")
-        asked = perf_counter()
-        self._started = self._started or asked
-        frame = next(self.source)
-        self._in.tick()
-        captured = perf_counter()
-        result, times = self.model.timed(frame.image)
-        latency = Latency((captured - asked) * 1e3, *times, (monotonic() - frame.captured_at) * 1e3)
-        output = Output(result, frame, latency, self.model.task.draw)
-        ready = perf_counter()
-        for sink in self.sinks:
-            sink.write(output)
-        self._finished = perf_counter()
-        for window, value in zip(
-            self._stages.values(), (*latency[:-1], (self._finished - ready) * 1e3), strict=True
-        ):
-            window.add(value)
-        self._latency.add(latency.total_ms)
-        self._age.add(frame.age_ms)
-        self._out.tick()
+        with self._delivering:
+            if not self._started:
+                self._started = perf_counter()
+                for writer in self._writers:
+                    writer.start()
+                self._stages.start()
+            try:
+                output = self._stages.outputs.get()[1]
+                while self._stages.too_late([output.frame], "deliver"):
+                    output = self._stages.outputs.get()[1]
+            except Ended:
+                raise StopIteration from None
+            start = perf_counter()
+            for writer in self._writers:
+                writer.put(output)
+            self._finished = perf_counter()
+            delivered_ms = (self._finished - start) * 1e3
+            for window, ms in zip(self._times.values(), (*output.latency[:-1], delivered_ms), strict=True):
+                window.add(ms)
+            self._latency.add(output.latency.total_ms)
+            self._age.add(output.frame.age_ms)
+            self._out.tick()
+            return output
+
+    def run(self, on_output: Callable[[Output], object] | None = None) -> PipelineStats:
+        """Run to the end, or until another thread closes the pipeline, calling `on_output` with each output.
+
+        What `on_output` raises stops nothing: it is reported once for each place that raises, and counts as a
+        failure. StopRequested ends the run.
+
+        Returns:
+            The statistics.
+
+        Raises:
+            As iterating, but for ClosedError when closed meanwhile.
+        """
+        for output in self:
+            try:
+                if on_output is not None:
+                    on_output(output)
+            except StopRequested:
+                break
+            except Exception as error:
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                self._failures.report(
+                    f"callback, {place.name} in line {place.lineno} of {place.filename}", error
+                )
+            if self._closed:
+                break
+        return self.stats
+
+    def __aiter__(self) -> Pipeline:
+        return self
+
+    async def __anext__(self) -> Output:
+        """As `__next__`, without keeping the event loop from other work.
+
+        A wait that is cancelled, as by `asyncio.timeout`, loses nothing: the next one gets that output.
+        """
+        if self._asked is None:
+            self._asked = Future()
+            threading.Thread(target=_fulfil, args=(self._asked, self), daemon=True).start()
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not arrived.done():  # as it is when the wait was cancelled
+                arrived.set_result(None)
+
+        def tell(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(wake)
+
+        asked = self._asked
+        asked.add_done_callback(tell)
+        await arrived
+        self._asked = None
+        output = asked.result()
+        if output is None:
+            raise StopAsyncIteration
         return output
 
     def close(self) -> None:
-        """Finish the sinks and close the source, as far as they were opened here. A second call does nothing.
+        """End all threads, finish the sinks and close the sources, as far as they were opened here.
+
+        What the sinks were given, they write. From any thread; a second call does nothing.
 
         Raises:
             OutputError: a sink cannot be finished; the others are.
         """
-        if not self._closed:
-            self._closed = True
-            self._opened.close()
+        self._closed = True
+        if self._collected.alive:
+            self._shut()  # Ctrl-C may interrupt it: then it is tried again
+            self._collected.detach()
+            atexit.unregister(self._shut)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -152,3 +290,49 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _shut(
+    stages: Stages,
+    writers: Sequence[SinkWriter],
+    delivering: threading.RLock,
+    opened: contextlib.ExitStack,
+    foreign: bool,
+) -> None:
+    """End everything. It knows nothing of the Pipeline, which may be gone, and may be called again."""
+    stages.halt()
+    opened.close()
+    delivered = delivering.acquire(timeout=SINKS_S)
+    for writer in writers:
+        writer.end()
+    if delivered:
+        delivering.release()
+    if not stages.join(STAGES_S, capture_s=FOREIGN_S if foreign else STAGES_S):
+        _log.info("a source or an inference has not ended yet, and is left to itself")
+    deadline = monotonic() + SINKS_S
+    late = [writer for writer in writers if not writer.join(max(0.0, deadline - monotonic()))]
+    for writer in late:
+        error = OutputError(f"{writer.sink.name} was not finished", got=f"nothing for {SINKS_S:.0f} s")
+        writer.give_up(error)
+    for writer in writers:
+        if writer.unfinished is not None:
+            raise writer.unfinished
+
+
+def _shut_elsewhere(shut: Callable[[], None]) -> None:
+    """Shut in a thread: the garbage collector may have interrupted one that holds a channel's lock."""
+
+    def shut_once() -> None:
+        with contextlib.suppress(Exception):  # it is reported, and nobody is there to catch it
+            shut()
+        atexit.unregister(shut)
+
+    threading.Thread(target=shut_once, name="edgecnn-collected", daemon=True).start()
+
+
+def _fulfil(asked: Future[Output | None], pipeline: Pipeline) -> None:
+    """Give the next output, None at the end, or the error."""
+    try:
+        asked.set_result(next(pipeline, None))
+    except BaseException as error:
+        asked.set_exception(error)

@@ -141,17 +141,17 @@ class Window:
 
     def __init__(self) -> None:
         self._values = array("d", bytes(8 * WINDOW))
-        self._count = 0
+        self.count = 0
 
     def add(self, value: float) -> None:
         """One more."""
-        self._values[self._count % len(self._values)] = value
-        self._count += 1
+        self._values[self.count % len(self._values)] = value
+        self.count += 1
 
     def summary(self) -> dict[str, float] | None:
         """`p50`, `p90`, `p99`, `mean`; None before the first number."""
-        known = min(self._count, len(self._values))
-        return percentiles_ms(np.array(self._values[:known])) if known else None
+        known = min(self.count, len(self._values))
+        return percentiles_ms(self._values[:known].tolist()) if known else None
 
 
 class Rate:
@@ -174,7 +174,7 @@ class Rate:
         times = np.array(self._times[:known])
         recent = times[times > now - RATE_S]
         if len(recent) == known:  # it began, or what is remembered begins, within them
-            return round((known - 1) / max(now - recent.min(), 1e-9), 2)
+            return round((known - 1) / max(now - float(recent.min()), 1e-9), 2)
         return round(len(recent) / RATE_S, 2)
 
 

@@ -62,11 +62,13 @@ def test_latency_adds_up() -> None:
             capture, preprocess, infer, postprocess, total = output.latency
             assert min(capture, preprocess, infer, postprocess) >= 0
             assert preprocess + infer + postprocess <= total
+            assert total <= output.frame.age_ms
     stats = pipeline.stats
     assert tuple(stats.stages_ms) == STAGES
     assert all(set(summary) == {"p50", "p90", "p99", "mean"} for summary in stats.stages_ms.values())
-    in_stages = sum(summary["mean"] for summary in stats.stages_ms.values()) * 5
-    assert 0 < in_stages <= stats.seconds * 1e3 + 0.01  # rounded to a microsecond
+    assert stats.latency_ms is not None
+    assert stats.age_ms is not None
+    assert 0 < stats.latency_ms["mean"] <= stats.age_ms["mean"]
     assert stats.fps == pytest.approx(5 / stats.seconds)
     assert json.loads(json.dumps(stats.to_dict()))["frames"] == 5
 
@@ -106,7 +108,7 @@ def test_what_the_pipeline_opened_it_closes_and_nothing_else(tmp_path: Path) -> 
     pipeline.close()
     with pytest.raises(ClosedError, match="pipeline is closed"):
         next(pipeline)
-    assert [frame.index for frame in source] == [1, 2]
+    list(source)  # read ahead or not, it was not closed
     assert isinstance(model(solid("red")), Classification)
 
 
@@ -144,16 +146,20 @@ def test_a_source_that_cannot_be_opened(tmp_path: Path) -> None:
         Pipeline(tmp_path / "missing.mp4", model)
 
 
-def test_a_sink_that_fails_does_not_cost_the_others_their_file(tmp_path: Path) -> None:
+def test_a_sink_that_fails_costs_neither_the_others_nor_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     sinks = [tmp_path / "a.mp4", tmp_path / "one.png", tmp_path / "b.mp4"]
-    with (
-        colour_model() as model,
-        pytest.raises(OutputError, match="takes one picture"),
-        Pipeline(memory(colour_cycle(5)), model, sinks=sinks) as pipeline,
-    ):
-        list(pipeline)
-    # the first sink had taken the frame that the second refused
-    assert [len(decode_video(tmp_path / name)) for name in ("a.mp4", "b.mp4")] == [2, 1]
+    with colour_model() as model, Pipeline(memory(colour_cycle(9)), model, sinks=sinks) as pipeline:
+        assert len(list(pipeline)) == 9
+    assert [len(decode_video(tmp_path / name)) for name in ("a.mp4", "b.mp4")] == [9, 9]
+    stats = pipeline.stats
+    assert [sink.written for sink in stats.sinks] == [9, 1, 9]
+    ((name, reason),) = stats.failures.items()
+    assert name.endswith("one.png")
+    assert "takes one picture" in reason
+    assert [sink.failure for sink in stats.sinks] == [None, reason, None]
+    assert sum("one.png" in record.message for record in caplog.records) == 1
 
 
 def test_a_model_that_fails_midway_leaves_a_whole_video(tmp_path: Path) -> None:
@@ -187,8 +193,8 @@ def test_skipped_images_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
-    height, width, count = 270, 480, 200
-    images = (np.full((height, width, 3), index, np.uint8) for index in range(count))
+    height, width, count = 270, 480, 300
+    images = (np.full((height, width, 3), index % 256, np.uint8) for index in range(count))
     sinks = [tmp_path / "out.mp4", tmp_path / "out.jsonl"]
     with colour_model() as model, Pipeline(Source(MemoryReader(images)), model, sinks=sinks) as pipeline:
         next(pipeline)
@@ -198,5 +204,5 @@ def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert pipeline.stats.frames == count
-    # the frame, its annotated copy and what drawing needs; the frame before may still be held
-    assert peak < 10 * height * width * 3
+    # a frame in each stage and channel, and in the sinks' queues together with its annotated copy
+    assert peak < 30 * height * width * 3
