@@ -113,6 +113,9 @@ class Connection:
                 self.first_frame_at = capture.captured_at
             self._deliver(self, capture)
             self.frames += 1
+            if self.frames == 1:  # from now on the other limit applies
+                with self._changed:
+                    self._changed.notify_all()
 
     def _may_go_on(self, waits_since: float | None) -> bool:
         """Note since when it waits for the camera; False where it was left."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
+from edgecnn.camera.capture import CaptureReader
 from edgecnn.camera.images import natural_key
-from edgecnn.camera.opencv import import_cv2, open_capture, positive_number, quiet
-from edgecnn.camera.source import Capture, Skipped
+from edgecnn.camera.opencv import import_cv2, open_capture, quiet
+from edgecnn.camera.uri import SourceUri
 from edgecnn.errors import SourceError
 
-__all__ = ["DeviceReader", "camera_devices"]
+__all__ = ["camera_devices", "open_device"]
 
 
 def camera_devices() -> list[str]:
@@ -21,49 +21,65 @@ def camera_devices() -> list[str]:
     return [os.fspath(path) for path in sorted(Path("/dev").glob("video[0-9]*"), key=natural_key)]
 
 
-class DeviceReader:
-    """A Video4Linux camera; see `edgecnn.camera.source.Reader`.
+def open_device(uri: SourceUri) -> CaptureReader:
+    """Open a Video4Linux camera, with the size, rate and format that its URI asks for.
 
-    Args:
-        device: `/dev/videoN`.
-        name: what the user called it.
+    Raises:
+        SourceError: there is none, it may not be opened, is in use, or has not what is asked for.
     """
+    cv2 = import_cv2()
+    if (problem := _problem(uri.target)) is not None:
+        raise problem
+    device = os.path.realpath(uri.target)  # of /dev/v4l/by-id/…; looked up anew each time it is plugged in
+    capture = open_capture(int(re.sub(r"\D", "", device)), cv2.CAP_V4L2)
+    if capture is None:
+        raise SourceError(
+            f"{device} gives no video",
+            got="OpenCV cannot open it",
+            expected="a camera that no other program uses",
+            remedy=f"`fuser {device}` names the program that has it; here: {', '.join(camera_devices())}",
+        )
+    try:
+        _configure(capture, uri)
+    except SourceError:
+        capture.release()
+        raise
+    return CaptureReader(capture, name=uri.name, lost="unplugged, or its driver stopped")
 
-    live = True
-    frame_count = None
 
-    def __init__(self, device: str, *, name: str | None = None) -> None:
-        cv2 = import_cv2()
-        self.name = name or device
-        self.skipped: tuple[Skipped, ...] = ()
-        if (problem := _problem(device)) is not None:
-            raise problem
-        capture = open_capture(int(re.sub(r"\D", "", device)), cv2.CAP_V4L2)
-        if capture is None:
+def _configure(capture: Any, uri: SourceUri) -> None:
+    """Set what the URI asks for. The format comes first: sizes and rates depend on it."""
+    cv2 = import_cv2()
+    asked = uri.parameters
+    wanted: list[tuple[str, int, float]] = []
+    if "format" in asked:
+        wanted.append(("format", cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*asked["format"])))
+    for name, key in (
+        ("width", cv2.CAP_PROP_FRAME_WIDTH),
+        ("height", cv2.CAP_PROP_FRAME_HEIGHT),
+        ("fps", cv2.CAP_PROP_FPS),
+        ("raw", cv2.CAP_PROP_CONVERT_RGB),
+    ):
+        if name in asked:
+            wanted.append((name, key, not asked["raw"] if name == "raw" else asked[name]))
+    with quiet():
+        for _, key, value in wanted:
+            capture.set(key, value)
+        got = {name: (capture.get(key), value) for name, key, value in wanted}
+    for name, (value, expected) in got.items():
+        if abs(value - expected) > (0.05 * expected if name == "fps" else 0.5):
+            shown = _letters(value) if name == "format" else f"{value:g}"
             raise SourceError(
-                f"{device} gives no video",
-                got="OpenCV cannot open it",
-                expected="a camera that no other program uses",
-                remedy=f"`fuser {device}` names the program that has it; here: {', '.join(camera_devices())}",
+                f"{uri.name} does not do that {name}",
+                got=shown,
+                expected=asked["format"] if name == "format" else f"{asked[name]:g}",
+                remedy=f"`v4l2-ctl --device {uri.target} --list-formats-ext` lists what it does",
             )
-        self._capture: Any = capture
-        self.fps = positive_number(capture.get(cv2.CAP_PROP_FPS), at_most=1000)
 
-    def read(self) -> Capture | None:
-        """See `Reader.read`; never None, since a camera does not end."""
-        with quiet():
-            grabbed = self._capture.grab()
-            captured_at = monotonic()
-            image = self._capture.retrieve()[1] if grabbed else None
-        if image is None:
-            raise SourceError(
-                f"camera {self.name} gives no more frames", got="unplugged, or its driver stopped"
-            )
-        return Capture(image, captured_at, self.name)
 
-    def close(self) -> None:
-        """Let other programs have the camera."""
-        self._capture.release()
+def _letters(code: float) -> str:
+    """A format's four letters from its number."""
+    return int(code).to_bytes(4, "little").decode("ascii", "replace") if 0 < code < 2**32 else "none"
 
 
 def _problem(device: str) -> SourceError | None:

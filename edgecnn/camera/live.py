@@ -165,6 +165,9 @@ class LiveReader:
                 self._channel.end(self._lost(connection, reason, attempt))
                 break
             attempt += 1
+            if self.policy.keep == "newest":  # what waits is from before the loss
+                with contextlib.suppress(TimeoutError, Ended):
+                    self._channel.get(timeout=0)
             self._events.say("reconnecting", reason, attempt=attempt)
             delay = min(MAX_DELAY_S, MIN_DELAY_S * 2.0 ** min(attempt - 1, 10))
             self._closing.wait(delay * random.uniform(0.5, 1))  # so that many cameras do not come at once

@@ -67,7 +67,9 @@ def quiet() -> Iterator[None]:
                 logger.setLogLevel(_level_before)
 
 
-def open_capture(target: str | int, api: int, parameters: Sequence[int] = ()) -> Any | None:
+def open_capture(
+    target: str | int, api: int, parameters: Sequence[int] = (), *, name: str | None = None
+) -> Any | None:
     """An opened `cv2.VideoCapture`, or None where OpenCV cannot open it.
 
     Args:
@@ -75,12 +77,15 @@ def open_capture(target: str | int, api: int, parameters: Sequence[int] = ()) ->
         api: OpenCV's `CAP_…` constant; explicit, since OpenCV's own guess may try a sequence of images.
         parameters: pairs of a `CAP_PROP_…` constant and its value. Live streams pass CAP_PROP_N_THREADS,
             because each decoder thread holds a frame back; files keep FFmpeg's default, which is fastest.
+        name: the target for messages, where it holds credentials.
     """
     cv2 = import_cv2()
     with quiet():
         try:
             capture = cv2.VideoCapture(target, api, list(parameters))
         except (cv2.error, UnicodeEncodeError) as error:
+            if name is not None:  # the library's message may show the target
+                raise SourceError(f"cannot open {name}", got=f"OpenCV's {type(error).__name__}") from None
             raise SourceError(f"cannot open {target!a}", got=str(error).splitlines()[0]) from error
         if capture.isOpened():
             return capture

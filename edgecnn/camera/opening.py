@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-from edgecnn.camera.device import DeviceReader
+from edgecnn.camera.device import open_device
 from edgecnn.camera.events import Events, Subscriber
+from edgecnn.camera.gstreamer import decoder, has_gstreamer, open_pipeline
 from edgecnn.camera.images import ImagesReader, image_files, is_image_name
 from edgecnn.camera.live import OPEN_S, STALL_S, LiveReader
+from edgecnn.camera.network import open_stream
 from edgecnn.camera.pattern import PatternReader
 from edgecnn.camera.playback import Playback
 from edgecnn.camera.policy import ALL, LATEST, Policy, parse_policy
@@ -84,7 +85,7 @@ def _policy(asked: Policy | None, reader: Reader) -> Policy:
 
 
 def _connect(uri: SourceUri, policy: Policy | None, *, stall_s: float, open_s: float) -> Reader:
-    reader = _CONNECT[uri.kind](uri, stall_s, open_s) if not uri.is_stored else _stored(uri)
+    reader = _stored(uri) if uri.is_stored else _camera(uri, policy, stall_s=stall_s, open_s=open_s)
     if policy is LATEST and not reader.live:
         if reader.fps is None:
             reader.close()
@@ -95,19 +96,21 @@ def _connect(uri: SourceUri, policy: Policy | None, *, stall_s: float, open_s: f
     return reader
 
 
-def _device(uri: SourceUri, stall_s: float, open_s: float) -> Reader:
-    return DeviceReader(uri.target, name=uri.name)
+def _camera(uri: SourceUri, policy: Policy | None, *, stall_s: float, open_s: float) -> Reader:
+    if uri.kind == "device":
+        return open_device(uri)
+    if uri.kind == "test":
+        parameters = {name: value for name, value in uri.parameters.items() if name != "policy"}
+        return PatternReader(name=uri.name, pixel_format=parameters.pop("format", "bgr"), **parameters)
+    if uri.kind in ("csi", "gst") or (uri.kind == "rtsp" and _prefers_gstreamer(uri)):
+        return open_pipeline(uri, policy, stall_s=stall_s)
+    return open_stream(uri, stall_s=stall_s, open_s=open_s)
 
 
-def _pattern(uri: SourceUri, stall_s: float, open_s: float) -> Reader:
-    parameters = {name: value for name, value in uri.parameters.items() if name != "policy"}
-    return PatternReader(name=uri.name, pixel_format=parameters.pop("format", "bgr"), **parameters)
-
-
-_CONNECT: dict[str, Callable[[SourceUri, float, float], Reader]] = {
-    "device": _device,
-    "test": _pattern,
-}
+def _prefers_gstreamer(uri: SourceUri) -> bool:
+    """Where OpenCV has it and it can decode: frames are younger, and a Jetson decodes beside its CPU. Only it
+    can hold packets back."""
+    return "latency" in uri.parameters or (has_gstreamer() and decoder() is not None)
 
 
 def _stored(uri: SourceUri) -> Reader:

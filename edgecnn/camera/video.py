@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
-from edgecnn.camera.opencv import import_cv2, open_capture, positive_number, quiet
+from edgecnn.camera.capture import read_capture
+from edgecnn.camera.opencv import import_cv2, open_capture, positive_number
 from edgecnn.camera.source import Capture, Skipped
 from edgecnn.camera.uri import display_path
 from edgecnn.errors import SourceError
@@ -58,15 +58,12 @@ class VideoReader:
 
     def read(self) -> Capture | None:
         """See `Reader.read`. Raises SourceError where not one frame can be decoded."""
-        with quiet():
-            grabbed = self._capture.grab()  # decodes
-            captured_at = monotonic()
-            image = self._capture.retrieve()[1] if grabbed else None  # YUV → BGR, into an array of its own
-        if image is None:
+        capture = read_capture(self._capture, self.name)
+        if capture is None:
             self._report_end()
             return None
         self._decoded += 1
-        return Capture(image, captured_at, self.name)
+        return capture
 
     def close(self) -> None:
         """Close the file."""

@@ -64,7 +64,7 @@ def test_frames_of_a_camera(opened: list[tuple[object, int]]) -> None:
         frames = list(itertools.islice(source, 3))
         assert [colour_of(frame.image) for frame in frames] == ["red", "green", "blue"]
         assert frames[0].captured_at <= frames[2].captured_at <= monotonic()
-        with pytest.raises(SourceError, match="camera /dev/video3 gives no more frames"):
+        with pytest.raises(SourceError, match="/dev/video3 gives no more frames: got unplugged"):
             next(source)
         assert source.state == "closed"
 

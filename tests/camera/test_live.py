@@ -233,6 +233,14 @@ def test_tries_are_limited() -> None:
     assert events[-1].state == "closed"
 
 
+def test_what_waited_when_the_camera_was_lost_is_not_given_afterwards() -> None:
+    reader = Planned(*numbered(0), SourceError("gone"))
+    with source_of(reader, Planned(*numbered(1), None), policy=LATEST) as source:
+        wait_for(lambda: source.state == "closed" or source.reconnects == 1)
+        assert [int(frame.image[0, 0, 0]) for frame in source] == [1]
+        assert source.dropped == 1
+
+
 def test_no_try_at_all_gives_the_error_itself() -> None:
     gone = SourceError("it is gone")
     with source_of(Planned(SMALL, gone), reconnect=0) as source:
@@ -251,8 +259,8 @@ def test_tries_count_from_one_again_once_it_has_streamed_for_as_long_as_a_stall_
         Planned(SMALL, 0.3, SMALL, gone),
         Planned(SMALL, None),
     )
+    readers[2].fps = 0.1  # so slow that the pause is no stall
     with source_of(*readers, reconnect=2, stall_s=0.2, open_s=9, on_event=events.append) as source:
-        source._reader._longest_wait = lambda: 9.0  # type: ignore[attr-defined]  # the pause is no stall
         assert len(list(source)) == 5
     assert [event.attempt for event in events if event.state == "reconnecting"] == [1, 2, 1]
 
@@ -277,15 +285,16 @@ def test_the_first_connection_must_succeed() -> None:
 
 
 def test_what_lay_during_a_gap_is_not_given_as_new() -> None:
-    """0 waits here for longer than a stall lasts; 1 is the first after a gap, of which nobody knows how old
+    """1 waits here for longer than a stall lasts; 2 is the first after a gap, of which nobody knows how old
     it is."""
     more = threading.Event()
-    with source_of(Planned(*numbered(0), more, *numbered(1, 2), None), policy=LATEST, stall_s=0.2) as source:
-        source._reader._longest_wait = lambda: 9.0  # type: ignore[attr-defined]
+    reader = Planned(*numbered(0), 0.02, *numbered(1), more, *numbered(2), 0.02, *numbered(3), None)
+    reader.fps = 0.1  # so slow that the gap is no stall
+    with source_of(reader, policy=LATEST, stall_s=0.2) as source:
         time.sleep(0.7)
         threading.Timer(0.1, more.set).start()
         frame = next(source)
-        assert (frame.image[0, 0, 0], frame.index, frame.dropped) == (2, 2, 2)
+        assert (frame.image[0, 0, 0], frame.index, frame.dropped) == (3, 3, 3)
 
 
 # Closing
