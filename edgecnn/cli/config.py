@@ -28,7 +28,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def config_option(function: _Function) -> _Function:
-    """Adds `--config`, which no parameter of the function stands for: its values come as the others' do."""
+    """Adds `--config`. No parameter of the function stands for it: its values come as those of the others."""
     return click.option(
         "--config",
         type=click.Path(exists=True, dir_okay=False),
@@ -93,7 +93,7 @@ def _words(path: Path, key: str, value: object, parameter: click.Parameter) -> A
         expected = "true or false"
         if isinstance(value, bool):
             return value
-    elif getattr(parameter, "multiple", False):
+    elif getattr(parameter, "multiple", False) or parameter.nargs == -1:
         expected = "a value or a list of values"
         if isinstance(value, dict) and kind == "KEY=VALUE":  # [head] stands for --head KEY=VALUE …
             return [f"{name}={json.dumps(setting)}" for name, setting in value.items()]

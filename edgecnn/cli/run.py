@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,31 +34,110 @@ class _Run(click.Command):
         serve(super().invoke(context), again)
 
 
+class _Policy(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """`latest`, `all` or `queue=N`."""
+
+    name = "POLICY"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> str:
+        from edgecnn.camera.policy import parse_policy
+
+        try:
+            return parse_policy(str(value)).name
+        except ValueError as error:
+            self.fail(f"{error}.", param, context)
+
+
+_NAMED = re.compile(r"([A-Za-z_][\w-]*)=(.+)", re.DOTALL)
+
+
+def _models(words: Sequence[str]) -> dict[str, str]:
+    """`FILE …` or `NAME=FILE …` → files by name. A file that is really called so needs no name."""
+    models: dict[str, str] = {}
+    for word in words:
+        named = None if Path(word).exists() else _NAMED.fullmatch(word)
+        name, file = named.groups() if named else (Path(word).stem, word)
+        if name in models:
+            raise click.UsageError(f"two models are called {name}; say NAME=FILE")
+        models[name] = file
+    return models
+
+
+def _help() -> str:
+    from edgecnn.camera import sink_help, uri
+
+    sources = [line[2:] for line in (uri.__doc__ or "").splitlines() if line.startswith("    ")]
+    width = max(len(form) for form, _ in sink_help())
+    sinks = [f"  {form:{width}}  {meaning}" for form, meaning in sink_help()]
+    listed = "\n".join(["\b", "Sources:", *sources, "", "\b", "Sinks:", *sinks])
+    return f"""Run MODEL on the frames of cameras, videos or images.
+
+{listed}
+
+Both may be given several times: cameras take turns, and every sink gets every result. Several models run on
+each frame. Without a sink, one line a frame is printed.
+
+Ctrl-C and SIGTERM finish what was written: a video of the frames so far can be played. SIGHUP does so too,
+sets it aside, reads --config again, and begins anew. docs/service.md has more.
+
+Exit codes: 0 the sources have ended, enough was done, or SIGTERM; 1 an error, Ctrl-C, or a sink that failed
+on the way; 2 wrong usage, --config included.
+"""
+
+
 @click.command(
     "run",
     cls=_Run,
+    help=_help(),
     epilog=example_help(
         """
 edgecnn run model.onnx --source 0                            # a USB camera, one line a frame
 edgecnn run model.onnx --source clip.mp4 --sink out.mp4 --sink out.jsonl
 edgecnn run model.onnx --source photos/ --sink annotated/    # a picture each
 edgecnn run model.onnx --source 'photos/**/*.jpg' --sink - | jq .result
+edgecnn run model.onnx --source rtsp://one --source rtsp://two --sink http://:8080 --stats
+edgecnn run animals=a.onnx colours=b.onnx --source test:// --sink - | jq .results
 edgecnn run foreign.onnx --task classification --preset imagenet --labels imagenet --source photo.jpg
-edgecnn run --config app.toml --duration 3600                # as a service: docs/service.md
+edgecnn run --config app.toml --metrics 9100                 # as a service: docs/service.md
 """
     ),
 )
-@click.argument("model")
-@click.option("--source", required=True, help="Camera's number, image, folder, 'pattern' or video.")
+@click.argument("model", metavar="MODEL...", nargs=-1, required=True)
 @click.option(
-    "--sink", "sinks", multiple=True, help="Where results go, see above; may be given several times."
+    "--source",
+    "sources",
+    multiple=True,
+    required=True,
+    metavar="URI",
+    help="Where frames come from, see above.",
+)
+@click.option("--sink", "sinks", multiple=True, metavar="URI", help="Where results go, see above.")
+@click.option(
+    "--policy",
+    type=_Policy(),
+    help="Of frames that come faster than they are used: latest (cameras' default), all (files'), queue=N.",
+)
+@click.option(
+    "--deadline", type=click.FloatRange(0, min_open=True), metavar="MS", help="Drop frames that are older."
+)
+@click.option(
+    "--reconnect",
+    type=click.IntRange(0),
+    metavar="TRIES",
+    help="Before a lost camera is given up.  [default: for ever]",
+)
+@click.option(
+    "--stall",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Without a frame, after which a camera is opened again.",
 )
 @click.option("--frames", type=click.IntRange(1), help="Stop after so many.")
 @click.option(
     "--duration", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Stop after so many."
 )
 @click.option(
-    "--stats", is_flag=True, help="How it does: a live table on a terminal, elsewhere a line every 10 s."
+    "--stats", is_flag=True, help="How it goes: a live table; a line every 10 s where there is no terminal."
 )
 @click.option(
     "--stats-every",
@@ -71,7 +153,7 @@ edgecnn run --config app.toml --duration 3600                # as a service: doc
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
-    default="warning",
+    default="info",
     show_default=True,
     help="What to tell on stderr.",
 )
@@ -79,19 +161,11 @@ edgecnn run --config app.toml --duration 3600                # as a service: doc
 @model_options
 @force_option
 @json_option
-def command(*, model_options: ModelOptions, **options: Any) -> RunOptions:
-    """Run MODEL on the frames of a source.
-
-    \b
-    Sinks:
-      -                     JSON lines on stdout
-      FILE.jsonl            JSON lines
-      FILE.mp4, .mkv, .avi  annotated video
-      FILE.png, .jpg        one annotated picture
-      FOLDER/               one annotated picture a frame
-
-    Without a sink, one line a frame is printed. Ctrl-C and SIGTERM finish what was written: a video of the
-    frames so far can be played. SIGTERM then exits with 0, Ctrl-C with 1. SIGHUP sets what was written aside,
-    reads --config again, and begins anew.
-    """
-    return RunOptions(model_options=model_options, **options)
+def command(*, model: tuple[str, ...], model_options: ModelOptions, **options: Any) -> RunOptions:
+    """Read the options; `_Run.invoke` runs them. The text of --help is `_help`'s."""
+    files = _models(model)
+    if len(files) > 1 and model_options.spec.any_given:
+        raise click.UsageError(
+            "--task, --preset and the like are for one model; export each with its own spec"
+        )
+    return RunOptions(models=files, model_options=model_options, **options)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,19 +15,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from edgecnn import __version__
-from edgecnn.cli.common import emit, logs_shown, progress_bar, say
+from edgecnn.camera.line_sinks import StdoutSink
+from edgecnn.camera.sink import StopRequested
+from edgecnn.cli.common import emit, logs_shown, say
 from edgecnn.cli.model_options import ModelOptions
+from edgecnn.cli.results import counted, print_line, summary
 from edgecnn.cli.statistics import monitored
 from edgecnn.cli.systemd import ServiceManager
 from edgecnn.cli.terminal import StopRequest, native_stderr_muted, stop_on_signals
-from edgecnn.errors import ClosedError, EdgeCNNError
-from edgecnn.progress import no_progress
+from edgecnn.errors import ClosedError, EdgeCNNError, OutputError
 from edgecnn.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from edgecnn.camera import Sink, Source
     from edgecnn.metrics import MetricsServer
-    from edgecnn.pipeline import Output, Pipeline, PipelineStats
-    from edgecnn.results import Result
+    from edgecnn.model import Model
+    from edgecnn.pipeline import Output, Pipeline
 
 __all__ = ["RunOptions", "serve"]
 
@@ -37,9 +39,13 @@ __all__ = ["RunOptions", "serve"]
 class RunOptions:
     """What the user said; see `edgecnn run --help`."""
 
-    model: str
-    source: str
+    models: dict[str, str]  # by the user's names; only files' own where there is one
+    sources: tuple[str, ...]
     sinks: tuple[str, ...]
+    policy: str | None
+    reconnect: int | None
+    stall: float | None
+    deadline: float | None
     frames: int | None
     duration: float | None
     model_options: ModelOptions
@@ -50,21 +56,17 @@ class RunOptions:
     force: bool
     as_json: bool
 
-    @property
-    def wants_stats(self) -> bool:
-        """Whether statistics are shown while it runs."""
-        return self.stats or self.stats_every is not None
-
 
 def serve(options: RunOptions, again: Callable[[], RunOptions]) -> None:
-    """Run until the source ends or somebody stops it; SIGHUP finishes the files and begins anew.
+    """Run until the sources end or somebody stops it; SIGHUP finishes the files and begins anew.
 
     Args:
         options: how to run.
         again: reads the options once more, for SIGHUP. Where it raises click.UsageError, the old ones stay.
 
     Raises:
-        EdgeCNNError: as the parts, or interrupted by Ctrl-C.
+        EdgeCNNError: as the parts, or interrupted by Ctrl-C, or something was given up meanwhile.
+        BrokenPipeError: the program that read our stdout has gone.
     """
     manager = ServiceManager()
     with native_stderr_muted(), stop_on_signals() as stop:
@@ -80,9 +82,15 @@ def serve(options: RunOptions, again: Callable[[], RunOptions]) -> None:
                 done = _run(options, stop, manager)
         finally:
             manager.stopping()
+    if done.end == "broken pipe":
+        raise BrokenPipeError
     emit(done.report, options.as_json)
     if done.end == "interrupted":
-        raise EdgeCNNError(f"interrupted after {done.frames} frames", remedy=done.kept)
+        files = ", ".join(sink for sink in done.sinks if sink != "-")
+        remedy = f"Those are in {files}" if files and done.frames else None
+        raise EdgeCNNError(f"interrupted after {done.frames} frames", remedy=remedy)
+    if done.failures:  # why, was said when it happened
+        raise EdgeCNNError(f"given up: {', '.join(done.failures)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,118 +98,225 @@ class _Done:
     """A run that has been finished.
 
     Attributes:
-        end: why it ended: by itself or because enough was done, by SIGTERM, by Ctrl-C, by SIGHUP.
+        end: why it ended. `complete`: by itself, or enough was done; `stopped`: by SIGTERM; `interrupted`: by
+            Ctrl-C; `reload`: by SIGHUP; `broken pipe`: the program that read our stdout has gone.
         frames: delivered.
-        kept: where the results are, for the user.
+        sinks: names of those that were given them.
+        failures: what was given up → why.
         report: the JSON object.
     """
 
-    end: Literal["complete", "stopped", "interrupted", "reload"]
+    end: Literal["complete", "stopped", "interrupted", "reload", "broken pipe"]
     frames: int
-    kept: str | None
+    sinks: tuple[str, ...]
+    failures: dict[str, str]
     report: dict[str, Any]
+
+
+class _Stdout(StdoutSink):
+    """Takes no offence when the program that reads our stdout has gone: `edgecnn run … | head`."""
+
+    gone = False
+
+    def _write(self, output: Output) -> None:
+        try:
+            super()._write(output)
+        except BrokenPipeError as error:
+            self.gone = True
+            raise StopRequested from error
+
+
+class _Watch:
+    """What ends a run before its sources do, noticed by whichever thread.
+
+    Attributes:
+        failures: what was given up → why.
+    """
+
+    def __init__(self, stop: StopRequest, sinks: Sequence[Sink]) -> None:
+        self.failures: dict[str, str] = {}
+        self._stop = stop
+        self._sinks = sinks
+        self._enough = False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is wanted."""
+        return self._enough or self._stop.asked or self._stop.reload
+
+    @property
+    def end(self) -> Any:
+        """Why it ended, as `_Done.end`."""
+        if self._stop.asked:
+            return "stopped" if self._stop.terminated else "interrupted"
+        if any(getattr(sink, "gone", False) for sink in self._sinks):
+            return "broken pipe"
+        return "reload" if self._stop.reload else "complete"
+
+    def done(self) -> None:
+        """Enough was done."""
+        self._enough = True
+        self._stop.on_request()
+
+    def on_event(self, event: object) -> None:
+        """Take note of a failure. When nobody is left who would take a result, it was the last."""
+        from edgecnn.pipeline import Failure
+
+        if not isinstance(event, Failure):
+            return
+        self.failures[event.name] = event.reason
+        if self._sinks and all(sink.name in self.failures for sink in self._sinks):
+            # not here, where the sink's own thread would wait for itself
+            threading.Thread(target=self.done, name="edgecnn-end", daemon=True).start()
+
+    def finish(self, sink: Sink) -> None:
+        """Close a sink; one that cannot be finished concerns no other."""
+        try:
+            sink.close()
+        except OutputError as error:
+            if sink.name not in self.failures:
+                self.failures[sink.name] = str(error)
+                say(f"{sink.name} failed: {error}", logging.ERROR)
 
 
 def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Done:
     """One run, until its files are finished."""
-    from edgecnn.camera import open_camera, open_sink
+    from edgecnn.camera import open_sink
     from edgecnn.pipeline import Pipeline
 
+    telemetry = Telemetry()
+    telemetry.read()  # loads are since the reading before
     with contextlib.ExitStack() as opened:
         opened.enter_context(logs_shown(logging.getLevelName(options.log_level.upper())))
-        telemetry = Telemetry()
-        telemetry.read()  # loads are since the reading before
         # What can be refused quickly comes first; loading a model may take long.
-        camera = opened.enter_context(open_camera(options.source))
-        targets = [
-            opened.enter_context(open_sink(sink, fps=camera.fps, force=options.force))
-            for sink in options.sinks
+        cameras = [opened.enter_context(_open_camera(uri, options)) for uri in options.sources]
+        live = any(camera.live for camera in cameras)
+        sinks: list[Sink] = [
+            _Stdout()
+            if uri == "-"
+            else opened.enter_context(open_sink(uri, fps=cameras[0].fps, live=live, force=options.force))
+            for uri in options.sinks
         ]
-        loaded = opened.enter_context(options.model_options.load(options.model))
-        total = min(filter(None, (options.frames, camera.frame_count)), default=None)
+        models = {
+            name: opened.enter_context(options.model_options.load(path))
+            for name, path in options.models.items()
+        }
+        first = next(iter(models.values()))
+        watch = _Watch(stop, sinks)
         stop.hold()
-        finishing = opened.enter_context(contextlib.ExitStack())
-        for target in targets:
-            finishing.push(target)  # closed twice, the first time while signals are still held back
-        finishing.callback(stop.finish)
-        pipeline = opened.enter_context(Pipeline(camera, loaded, sinks=targets))
-        if options.metrics is not None:
-            opened.enter_context(_metrics(options, pipeline))
-        table = options.wants_stats and options.stats_every is None and sys.stderr.isatty()
-        if not targets and not (table and sys.stdout.isatty()):
-            show = _print_line(options.as_json)
-        else:
-            show = opened.enter_context(_counter(total, shown=not options.wants_stats))
-        opened.enter_context(
-            monitored(
-                lambda: pipeline.stats,
-                manager,
-                title=f"{loaded.name} {loaded.precision}, {loaded.backend.name} on {loaded.backend.device}",
-                show=options.wants_stats,
-                every_s=options.stats_every,
+        for sink in sinks:
+            opened.callback(watch.finish, sink)  # the first time while signals are still held back
+        opened.callback(stop.finish)
+        pipeline = opened.enter_context(
+            Pipeline(
+                cameras,
+                models if len(models) > 1 else first,
+                sinks=sinks,
+                deadline_ms=options.deadline,
+                on_event=watch.on_event,
             )
         )
-        if camera.live:  # a file's next frame is there before anybody could be impatient
-            stop.on_request = camera.close
-        enough = opened.enter_context(_timer(options.duration, stop))
+        stop.on_request = lambda: _close(pipeline)
+        opened.enter_context(_timer(options.duration, watch.done))
+        show = _show(options, pipeline, manager, opened, [camera.frame_count for camera in cameras])
         manager.ready()
         frames = 0
-        for output in _until_closed(pipeline, lambda: stop.asked or stop.reload or enough.is_set()):
+        for output in _until_closed(pipeline):
             show(output)
             frames += 1
-            if frames == options.frames or stop.asked or stop.reload or enough.is_set():
+            if frames == options.frames or watch.over:
                 break
-        end: Any = "complete"
-        if stop.asked:
-            end = "stopped" if stop.terminated else "interrupted"
-        elif stop.reload:
-            end = "reload"
+        end = watch.end
+        if end == "reload":
             manager.reloading()
+    stats = pipeline.stats
     report = {
-        "model": options.model,
-        "backend": loaded.backend.name,
-        "precision": loaded.precision,
-        "source": camera.name,
-        **pipeline.stats.to_dict(),
-        "sinks": [target.name for target in targets],
+        "model": next(iter(options.models.values())),
+        "backend": first.backend.name,
+        "precision": first.precision,
+        "source": cameras[0].name,
+        **stats.to_dict(),
+        "failures": watch.failures,
         "device": telemetry.read().to_dict(),
     }
-    say(_summary(pipeline.stats))
-    kept = ", ".join(target.name for target in targets if target.name != "-")
-    return _Done(
-        end=end, frames=frames, kept=f"Those are in {kept}" if kept and frames else None, report=report
+    if end != "broken pipe":
+        say(summary(stats))
+    names = tuple(sink.name for sink in sinks)
+    return _Done(end=end, frames=frames, sinks=names, failures=watch.failures, report=report)
+
+
+def _open_camera(uri: str, options: RunOptions) -> Source:
+    from edgecnn.camera import open_camera
+
+    more = {} if options.stall is None else {"stall_s": options.stall}
+    return open_camera(uri, policy=options.policy, reconnect=options.reconnect, **more)
+
+
+def _show(
+    options: RunOptions,
+    pipeline: Pipeline,
+    manager: ServiceManager,
+    opened: contextlib.ExitStack,
+    counts: Sequence[int | None],
+) -> Callable[[Output], None]:
+    """Open what shows how it goes; returns what is called with each output."""
+    model: Model = pipeline.model
+    wanted = options.stats or options.stats_every is not None
+    if options.metrics is not None:
+        opened.enter_context(_metrics(options.metrics, pipeline))
+    title = f"{', '.join(pipeline.models)}: {model.precision}, {model.backend.name} on {model.backend.device}"
+    opened.enter_context(
+        monitored(lambda: pipeline.stats, manager, title=title, show=wanted, every_s=options.stats_every)
     )
+    table = wanted and options.stats_every is None and sys.stderr.isatty()
+    if not options.sinks and not (table and sys.stdout.isatty()):
+        return lambda output: print_line(output, as_json=options.as_json)
+    if wanted:
+        return lambda output: None
+    known = None if None in counts else sum(filter(None, counts))
+    return opened.enter_context(counted(min(filter(None, (options.frames, known)), default=None)))
 
 
-def _until_closed(outputs: Iterable[Output], wanted: Callable[[], bool]) -> Iterator[Output]:
-    """The outputs; the end too where somebody wanted it and has closed the camera."""
-    try:
-        yield from outputs
-    except ClosedError:
-        if not wanted():
-            raise
+def _metrics(address: str, pipeline: Pipeline) -> MetricsServer:
+    from edgecnn.metrics import MetricsServer
+
+    model = pipeline.model
+    info = {
+        "version": __version__,
+        "model": ", ".join(pipeline.models),
+        "precision": model.precision,
+        "backend": model.backend.name,
+        "device": model.backend.device,
+    }
+    server = MetricsServer(lambda: pipeline.stats, address=address, telemetry=Telemetry(), info=info)
+    say(f"metrics on {server.url}")
+    return server
+
+
+def _until_closed(pipeline: Pipeline) -> Iterator[Output]:
+    """The outputs, until another thread closes the pipeline, whether one is waited for or not."""
+    with contextlib.suppress(ClosedError):
+        yield from pipeline
+
+
+def _close(pipeline: Pipeline) -> None:
+    with contextlib.suppress(Exception):  # whoever opened it closes it too, and is told what is wrong
+        pipeline.close()
 
 
 @contextlib.contextmanager
-def _timer(seconds: float | None, stop: StopRequest) -> Iterator[threading.Event]:
-    """An event that is set after so many seconds, when whoever waits for a camera is woken."""
-    enough = threading.Event()
+def _timer(seconds: float | None, call: Callable[[], None]) -> Iterator[None]:
+    """Calls a function after so many seconds, unless the block has ended."""
     if seconds is None:
-        yield enough
+        yield
         return
-
-    def end() -> None:
-        enough.set()
-        stop.on_request()
-
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(seconds, call)
     timer.name, timer.daemon = "edgecnn-duration", True
     timer.start()
     try:
-        yield enough
+        yield
     finally:
         timer.cancel()
-        timer.join(timeout=2)
 
 
 def _set_aside(sinks: Sequence[str]) -> None:
@@ -220,65 +335,3 @@ def _set_aside(sinks: Sequence[str]) -> None:
                 path.rename(target)
             except OSError as error:
                 say(f"cannot set {sink} aside: {error.strerror}", logging.ERROR)
-
-
-def _metrics(options: RunOptions, pipeline: Pipeline) -> MetricsServer:
-    from edgecnn.metrics import MetricsServer
-
-    model, address = pipeline.model, str(options.metrics)
-    info = {
-        "version": __version__,
-        "model": model.name,
-        "precision": model.precision,
-        "backend": model.backend.name,
-        "device": model.backend.device,
-    }
-    server = MetricsServer(lambda: pipeline.stats, address=address, telemetry=Telemetry(), info=info)
-    say(f"metrics on {server.url}")
-    return server
-
-
-def _print_line(as_json: bool) -> Callable[[Output], None]:
-    """One line a frame, on stderr where stdout is JSON."""
-
-    def show(output: Output) -> None:
-        frame = output.frame
-        click.echo(f"{frame.index:6}  {frame.source}  {_describe(output.result)}", err=as_json)
-
-    return show
-
-
-@contextlib.contextmanager
-def _counter(total: int | None, *, shown: bool) -> Any:
-    """Progress instead, where the results go elsewhere."""
-    done = 0
-    with progress_bar() if shown else contextlib.nullcontext(no_progress) as progress:
-
-        def show(output: Output) -> None:
-            nonlocal done
-            done += 1
-            progress("run", done, total)
-
-        yield show
-
-
-def _describe(result: Result) -> str:
-    """A result in a few words: the best class, or the start of its JSON."""
-    from edgecnn.results import Classification
-
-    if isinstance(result, Classification):
-        best = result.best
-        return f"{best.score:6.1%}  {best.label}"
-    text = json.dumps(result.to_dict())
-    return text if len(text) <= 100 else f"{text[:99]}…"
-
-
-def _summary(stats: PipelineStats) -> str:
-    parts = [f"{stats.frames} frames"]
-    if stats.fps is not None:
-        parts.append(f"in {stats.seconds:.1f} s, {stats.fps:.1f} fps")
-    for name, count in (("skipped", stats.skipped), ("dropped", stats.dropped)):
-        if count:
-            parts.append(f"{count} {name}")
-    stages = ", ".join(f"{name} {summary['p50']:.1f}" for name, summary in stats.stages_ms.items())
-    return ", ".join(parts) + (f"; median ms: {stages}" if stages else "")

@@ -75,7 +75,7 @@ def test_the_summary_is_the_last_line(colour_onnx: Path, video: Path, tmp_path: 
     assert (report["model"], report["backend"]) == (str(colour_onnx), "onnxruntime")
     assert (report["frames"], report["skipped"], report["dropped"]) == (6, 0, 0)
     assert report["source"] == str(video)
-    assert report["sinks"] == [str(sink) for sink in sinks]
+    assert [(sink["name"], sink["written"]) for sink in report["sinks"]] == [(str(sink), 6) for sink in sinks]
     assert [colour_of(frame) for frame in decode_video(tmp_path / "out.mp4")] == ["red", "green", "blue"] * 2
     assert labels((tmp_path / "out.jsonl").read_text().splitlines()) == ["red", "green", "blue"] * 2
     assert len(list((tmp_path / "pictures").iterdir())) == 6
@@ -89,7 +89,7 @@ def test_json_lines_and_then_the_summary_on_stdout(colour_onnx: Path, video: Pat
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
     assert labels(lines) == ["red", "green", "blue", "red"]
-    assert (json.loads(last)["frames"], json.loads(last)["sinks"]) == (4, ["-"])
+    assert (json.loads(last)["frames"], [sink["name"] for sink in json.loads(last)["sinks"]]) == (4, ["-"])
 
 
 def test_images_are_named_and_skipped_ones_counted(colour_onnx: Path, tmp_path: Path) -> None:
@@ -99,16 +99,14 @@ def test_images_are_named_and_skipped_ones_counted(colour_onnx: Path, tmp_path: 
     done = edgecnn("run", colour_onnx, "--source", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     assert last_json(done.stdout)["skipped"] == 1
-    said = done.stderr.splitlines()
-    assert said[0].split()[1:] == [
-        f"{tmp_path}/img2.png",
-        "100.0%",
-        "red",
-    ]  # lines go where stdout's JSON is not in the way
-    assert said[1].startswith(f"skipped: cannot read the image {tmp_path}/img3.png: got 7 bytes")
-    assert said[2].split()[:2] == ["1", f"{tmp_path}/img10.png"]
-    assert "2 frames" in said[3]
-    assert "1 skipped" in said[3]
+    *said, summary = done.stderr.splitlines()  # lines go where stdout's JSON is not in the way
+    shown = [line.split() for line in said if "100.0%" in line]
+    assert shown[0] == ["0", f"{tmp_path}/img2.png", "100.0%", "red"]
+    assert shown[1][:2] == ["1", f"{tmp_path}/img10.png"]
+    (skipped,) = [line for line in said if "100.0%" not in line]  # as soon as it is known
+    assert skipped.startswith(f"skipped: cannot read the image {tmp_path}/img3.png: got 7 bytes")
+    assert "2 frames" in summary
+    assert "1 skipped" in summary
 
 
 def test_real_photos_keep_the_terminal_clean(colour_onnx: Path, photos: Path) -> None:
@@ -218,12 +216,13 @@ def test_stdout_on_a_full_disk(colour_onnx: Path, video: Path) -> None:
             stdout=full, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 1
-    assert (
-        done.stderr.splitlines()[0] == "edgecnn: error: cannot write to stdout: got No space left on device"
-    )
+    failure, *_, error = done.stderr.splitlines()  # once, and not for each frame
+    assert failure == "- failed: cannot write to stdout: got No space left on device"
+    assert error == "edgecnn: error: given up: -"
+    assert done.stderr.count("No space") == 1
 
 
-def test_a_disk_that_fills_up_is_told_in_one_line(colour_onnx: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_told_once_and_costs_no_other_sink(colour_onnx: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
     source = write_video(tmp_path / "noise.mp4", [np.roll(noise, 5 * index, axis=0) for index in range(60)])
     out = tmp_path / "out"
@@ -234,15 +233,18 @@ def test_a_disk_that_fills_up_is_told_in_one_line(colour_onnx: Path, tmp_path: P
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )  # fmt: skip
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"edgecnn: error: cannot write {out}/a.mp4: got a failed write after")
+    failure, summary, error = done.stderr.splitlines()
+    assert failure.startswith(f"{out}/a.mp4 failed: cannot write {out}/a.mp4: got a failed write after")
+    assert summary.startswith("60 frames")
+    assert error == f"edgecnn: error: given up: {out}/a.mp4"
     assert [path.name for path in out.iterdir()] == ["b.jsonl"]
+    assert len((out / "b.jsonl").read_text().splitlines()) == 60
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--source", "rtsp://u:secret@cam"], 1, "cannot open rtsp://***@cam: got rtsp://"),
+        (["--source", "rtps://u:secret@cam"], 1, "cannot open rtps://***@cam: got rtps://"),
         (["--source", "missing.mp4"], 1, "missing.mp4 does not exist"),
         (
             ["--source", "{video}", "--sink", "out.gif"],
