@@ -97,7 +97,7 @@ def open_frames(path: str | os.PathLike[str], *, limit: int | None = None) -> Fr
     """Open frames.
 
     Args:
-        path: a folder or pattern of images, one image, a video, a camera's number, or a `.npy` of uint8
+        path: a folder or pattern of images, one image, a video, a camera or stream, or a `.npy` of uint8
             (N, H, W, 3) RGB.
         limit: frames to use at most, evenly spaced.
 
@@ -111,7 +111,7 @@ def open_frames(path: str | os.PathLike[str], *, limit: int | None = None) -> Fr
         return _array(Path(path), limit)
     try:
         uri = parse_source(path)
-        if uri.kind == "device":
+        if not uri.is_stored:
             return _camera(path, uri.name, limit or DEFAULT_CAMERA_FRAMES)
         files = image_files(uri.target) if uri.kind != "file" or is_image_name(uri.target) else []
     except SourceError as error:  # nothing there, or nothing of use

@@ -276,6 +276,11 @@ def test_a_camera_that_ends_early_gives_what_it_has(monkeypatch: pytest.MonkeyPa
     assert len(list(open_frames("0", limit=10))) == 4
 
 
+def test_a_cameras_uri() -> None:
+    frames = open_frames("test://?width=96&height=64&fps=500", limit=5)
+    assert [frame.shape for frame in frames] == [(64, 96, 3)] * 5
+
+
 # Memory
 
 _PEAK = """

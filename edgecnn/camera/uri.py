@@ -131,7 +131,7 @@ def _with_parameters(kind: Kind, scheme: str, rest: str, name: str) -> SourceUri
     address, mark, query = rest.partition("?")
     parameters, others = read_parameters(kind, query, name)
     if kind in ("rtsp", "http", "udp"):
-        if not address.rpartition("@")[2].strip("/"):
+        if not address.rpartition("@")[2].partition("/")[0]:
             raise SourceError(f"cannot open {name}", got="no host", expected=f"{scheme}://host[:port]/…")
         return SourceUri(kind, f"{scheme}://{address}{mark if others else ''}{others}", name, parameters)
     target = unquote(address)
