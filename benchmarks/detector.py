@@ -35,7 +35,8 @@ class _Split(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         left, right = self.first(x).chunk(2, 1)
-        return self.last(torch.cat([left, right, right + self.inner(right)], 1))
+        joined: Tensor = self.last(torch.cat([left, right, right + self.inner(right)], 1))
+        return joined
 
 
 class _PyramidPool(nn.Module):
@@ -50,10 +51,14 @@ class _PyramidPool(nn.Module):
         found = [self.first(x)]
         for _ in range(3):
             found.append(self.pool(found[-1]))
-        return self.last(torch.cat(found, 1))
+        joined: Tensor = self.last(torch.cat(found, 1))
+        return joined
 
 
 class _Detector(nn.Module):
+    anchors: Tensor
+    strides: Tensor
+
     def __init__(self, width: int, classes: int, side: int) -> None:
         super().__init__()
         w = width

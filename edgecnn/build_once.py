@@ -32,7 +32,6 @@ from edgecnn.progress import Progress, no_progress
 from edgecnn.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from edgecnn.export.builder import BuildTarget
     from edgecnn.export.lowering import Precision
 
 __all__ = ["BuildRecipe", "choose_library", "make_recipe"]
@@ -41,11 +40,7 @@ _log = logging.getLogger(__name__)
 
 Library = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
 
-_TARGETS: Mapping[str, BuildTarget] = {
-    "onnxruntime": "onnxruntime",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx": "tensorrt-rtx",
-}
+_LIBRARIES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 _PRECISIONS = ("fp32", "fp16", "int8")
 _LOCATION = re.compile(rb"\n\x08location\x12([\x80-\xff]?)([\x00-\x7f])", re.DOTALL)
 
@@ -97,7 +92,7 @@ class BuildRecipe:
                 self._model,
                 output,
                 precision=self._precision,
-                target=_TARGETS[self._library],
+                target="tensorrt" if self._library == "tensorrt" else "tensorrt-rtx",
                 options=CompileOptions(**self._options),
                 spec=self._spec,
                 progress=progress,
@@ -183,9 +178,9 @@ def choose_library(backend: str) -> tuple[Library, Gpu | None]:
             if gpu is not None and _installed(library) and _installed("pycuda"):
                 return library, gpu
         return "onnxruntime", None
-    if backend not in _TARGETS:
+    if backend not in _LIBRARIES:
         raise BackendUnavailableError(
-            "unknown backend", got=backend, expected="one of " + ", ".join(("auto", *_TARGETS))
+            "unknown backend", got=backend, expected="one of " + ", ".join(("auto", *_LIBRARIES))
         )
     if backend == "onnxruntime":
         return "onnxruntime", None

@@ -62,6 +62,25 @@ def build(
 ) -> EngineBuildResult: ...
 
 
+@overload
+def build(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    precision: Precision | Literal["auto"] = ...,
+    target: BuildTarget,
+    options: CompileOptions | None = ...,
+    module: str | None = ...,
+    data: FrameSet | None = ...,
+    min_agreement: float = ...,
+    spec: ModelSpec | None = ...,
+    threads: int | None = ...,
+    camera: CameraInput | None = ...,
+    force: bool = ...,
+    progress: Progress = ...,
+) -> BuildResult | EngineBuildResult: ...
+
+
 def build(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str],

@@ -40,11 +40,11 @@ def _show_candidates(result: EngineBuildResult, as_json: bool) -> None:
         (
             item.precision + (" ←" if item.precision == result.precision else ""),
             str(len(item.left_in_fp16)) if item.precision == "int8" else "",
-            _or_dash(item.latency_ms and item.latency_ms["p50"], ".3f"),
+            _or_dash(item.latency_ms["p50"] if item.latency_ms else None, ".3f"),
             _or_dash(item.estimate_ms, ".3f"),
             _or_dash(item.agreement, ".1%"),
             _or_dash(item.kernels, "d"),
-            _or_dash(item.activation_bytes and item.activation_bytes / 1e6, ".1f"),
+            _or_dash(None if item.activation_bytes is None else item.activation_bytes / 1e6, ".1f"),
         )
         for item in result.candidates
     ]
@@ -61,9 +61,9 @@ def _show_candidates(result: EngineBuildResult, as_json: bool) -> None:
             )
             for item in result.slowed[:_SLOWED_SHOWN]
         ]
-        header = ("layer", "kernels", "added", "kB moved", "ms estimated")
+        columns = ("layer", "kernels", "added", "kB moved", "ms estimated")
         title = f"INT8 costs more than FP16 on {len(result.slowed)} layers, by the compile reports; the worst"
-        print_table(title, changes, header, as_json=as_json)
+        print_table(title, changes, columns, as_json=as_json)
 
 
 def _or_dash(value: float | None, form: str) -> str:

@@ -236,10 +236,10 @@ def _agrees(candidate: EngineCandidate, min_agreement: float) -> bool:
 def _measure(results: Sequence[EngineBuildResult], progress: Progress) -> dict[str, dict[str, float]]:
     """Precision → latency of one inference through the runtime, the plans taking turns."""
     from edgecnn.export.measure import time_models
-    from edgecnn.model import load
+    from edgecnn.model import Model, load
 
     with contextlib.ExitStack() as stack:
-        opened = {item.precision: stack.enter_context(load(item.path)) for item in results}
+        opened: dict[str, Model] = {item.precision: stack.enter_context(load(item.path)) for item in results}
         return time_models(opened, rounds=200, warm_up=20, progress=progress)
 
 
@@ -270,7 +270,7 @@ def _reason(
     how = "measured here" if jetson is None else f"by the estimate for {jetson.name}, which is no measurement"
     notes = []
     for item in candidates:
-        note = item.precision
+        note: str = item.precision
         if item.left_in_fp16:
             note += f" with {len(item.left_in_fp16)} layers in FP16"
         note += f" {item.time_ms:.3f} ms" if item.time_ms is not None else " not compiled"

@@ -62,7 +62,7 @@ class EngineBuildResult:
 
     path: Path
     sidecar: Path
-    precision: str
+    precision: Precision
     info: EngineInfo
     report: CompileReport
     warnings: tuple[str, ...]

@@ -74,8 +74,8 @@ class Compilation:
         start = time.monotonic()
         builder = trt.Builder(_logger(trt, self._logged))
         typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        weakly = typed is None or self._request.flags
-        network = builder.create_network(0 if weakly else 1 << int(typed))
+        weakly = typed is None or bool(self._request.flags)
+        network = builder.create_network(0 if typed is None or weakly else 1 << int(typed))
         parser = trt.OnnxParser(network, builder.logger)
         accepted = parser.parse_from_file(model) if isinstance(model, str) else parser.parse(model)
         if not accepted or not network.num_outputs:

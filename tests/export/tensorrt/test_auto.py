@@ -18,7 +18,7 @@ from edgecnn.errors import BuildError
 from edgecnn.export import EngineBuildResult, build
 from edgecnn.export.tensorrt import MODULES, estimate
 from edgecnn.export.tensorrt.changes import layer_changes
-from edgecnn.export.tensorrt.lowered import load_source
+from edgecnn.export.tensorrt.lowered import load_source, measure_lowered
 from edgecnn.export.tensorrt.sensitivity import rank_layers
 from edgecnn.gpu import read_gpu
 from tests.export.tensorrt.conftest import AMPERE
@@ -55,13 +55,14 @@ def data(calibrated: Path) -> FrameSet:
 
 def best(model: Path, output: Path, data: FrameSet, **arguments: Any) -> EngineBuildResult:
     given: dict[str, Any] = {"module": NANO, "options": AMPERE, **arguments}
-    return build(model, output, target="tensorrt-rtx", data=data, **given)
+    result: EngineBuildResult = build(model, output, target="tensorrt-rtx", data=data, **given)
+    return result
 
 
 def test_the_estimate_decides_and_says_so(calibrated: Path, data: FrameSet, tmp_path: Path) -> None:
     result = best(calibrated, tmp_path / "model.engine", data, min_agreement=0)
     assert [item.precision for item in result.candidates] == ["fp16", "int8"]
-    times = {item.precision: item.time_ms for item in result.candidates}
+    times: dict[str, float | None] = {item.precision: item.time_ms for item in result.candidates}
     assert all(item.latency_ms is None for item in result.candidates)
     assert times[result.precision] == min(time for time in times.values() if time is not None)
     assert "by the estimate for Jetson Orin Nano 8GB, which is no measurement" in result.reason
@@ -87,9 +88,9 @@ def test_int8_that_costs_more_is_not_chosen_and_its_layers_are_named(
 
 def test_changes_add_up(calibrated: Path, compiled: Any) -> None:
     source, module = load_source(calibrated, None), MODULES[NANO]
-    reports = [compiled(source.lower(name).content).report for name in ("fp16", "int8")]
-    changes = layer_changes(*reports, module)
-    for index, report in enumerate(reports):
+    fp16, int8 = (compiled(source.lower(name).content).report for name in ("fp16", "int8"))
+    changes = layer_changes(fp16, int8, module)
+    for index, report in enumerate((fp16, int8)):
         costs = [(item.fp16, item.int8)[index] for item in changes]
         assert sum(cost.kernels for cost in costs) == report.kernels
         assert sum(cost.activation_bytes for cost in costs) == report.activation_bytes
@@ -109,13 +110,13 @@ def test_the_most_sensitive_layer_comes_first(calibrated: Path) -> None:
 def test_layers_go_back_to_fp16_until_it_agrees(
     calibrated: Path, data: FrameSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = auto.measure_lowered
 
     def measured(lowered: Any, data: Any, progress: Any) -> Any:
         """As it is, but that INT8 without two layers in FP16 does not agree."""
-        accuracy = dict(real(lowered, data, progress))
-        accuracy["top1_agreement"] = 0.5 if lowered.precision == "int8" and len(lowered.left) < 2 else 1.0
-        return accuracy
+        accuracy = measure_lowered(lowered, data, progress)
+        assert accuracy is not None
+        agrees = lowered.precision == "fp16" or len(lowered.left) >= 2
+        return {**accuracy, "top1_agreement": 1.0 if agrees else 0.5}
 
     monkeypatch.setattr(auto, "measure_lowered", measured)
     result = best(calibrated, tmp_path / "model.engine", data, min_agreement=0.9)
