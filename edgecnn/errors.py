@@ -12,6 +12,7 @@
     ├── UnsafeWeightsError      (ValueError)         a pickle that would run code
     ├── BuildError              (RuntimeError)       the target cannot be built
     ├── InferenceError          (RuntimeError)       the backend failed while running
+    │   └── DeviceLostError                          the GPU's context is gone; load the model again
     ├── BackendUnavailableError (ImportError)        a library that is not installed
     ├── OutputError             (OSError)            a place that cannot be written
     │   └── OutputExistsError   (FileExistsError)    something is there already
@@ -29,6 +30,7 @@ __all__ = [
     "BuildError",
     "ClosedError",
     "DataError",
+    "DeviceLostError",
     "EdgeCNNError",
     "ExportError",
     "InferenceError",
@@ -121,6 +123,10 @@ class BuildError(EdgeCNNError, RuntimeError):
 
 class InferenceError(EdgeCNNError, RuntimeError):
     """The backend failed while running a model that it had accepted."""
+
+
+class DeviceLostError(InferenceError):
+    """The GPU failed, and nothing in its context can be used any more: close the model, load it again."""
 
 
 class BackendUnavailableError(EdgeCNNError, ImportError):

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.backends import Backend, TensorInfo, check_feeds, open_backend
+from edgecnn.backends import PLAN_SUFFIXES, Backend, TensorInfo, check_feeds, open_backend
 from edgecnn.camera_input import CameraInput, RawFrames
 from edgecnn.errors import (
     BuildError,
@@ -192,11 +192,14 @@ class Model:
                 remedy="ModelSpec(task='classification', image=image_spec('imagenet'))",
             )
         if spec is None:
+            remedy = "Give them: --task classification --preset imagenet (in Python, spec=)"
+            if Path(name).suffix in PLAN_SUFFIXES:
+                remedy = f"Copy {Path(name).stem}.engine.json, written with it, to its folder. {remedy}"
             raise SpecError(
                 f"{name} does not say how to use it",
                 got="no edgecnn.spec in its metadata",
                 expected="a task and preprocessing",
-                remedy="Give them: --task classification --preset imagenet (in Python, spec=)",
+                remedy=remedy,
             )
         self.name = name
         self.spec = spec

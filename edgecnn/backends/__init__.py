@@ -16,7 +16,7 @@ from edgecnn.errors import BackendUnavailableError, InputError, ModelFormatError
 __all__ = ["Backend", "FunctionBackend", "TensorInfo", "check_feeds", "open_backend"]
 
 PLAN_SUFFIXES = (".engine", ".plan", ".trt")
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,15 @@ class Backend(Protocol):
     """What the runtime needs of an inference library. `run` is safe from any thread.
 
     Attributes:
-        name: the library: `onnxruntime`.
-        device: where it computes, for people: `CPU`, or `CPU, 2 threads` where a number was asked for.
-        metadata: the model's own key-value pairs (ONNX `metadata_props`).
+        name: the library: `onnxruntime`, `tensorrt` or `tensorrt_rtx`.
+        device: where it computes, for people: `CPU`, `CPU, 2 threads` where a number was asked for, `Orin`.
+        concurrency: how many calls of `run` at once pay; more are taken, and wait.
+        metadata: the model's own key-value pairs (ONNX `metadata_props`, or from a plan's sidecar).
     """
 
     name: str
     device: str
+    concurrency: int
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     metadata: Mapping[str, str]
@@ -54,6 +56,7 @@ class Backend(Protocol):
 
         Raises:
             InferenceError: the library failed.
+            DeviceLostError: the GPU failed; close this and open the model again.
         """
 
     def close(self) -> None:
@@ -66,17 +69,19 @@ def open_backend(
     """Open a model file with the library that fits it.
 
     Args:
-        path: an ONNX file.
+        path: an ONNX file, or a TensorRT plan with the sidecar that `edgecnn build` wrote beside it.
         backend: `auto`, or the library's name; an explicit choice never falls back to another.
-        threads: CPU threads of one inference; the library's own choice where None.
+        threads: CPU threads of one inference; the library's own choice where None. Refused for a plan.
 
     Returns:
         The backend, and why it was chosen.
 
     Raises:
-        ModelNotFoundError, ModelFormatError: no file, or none that a backend reads.
-        BackendUnavailableError: the library is not installed, there is none of that name, or the file is a
-            TensorRT plan.
+        ModelNotFoundError, ModelFormatError: no file, none that this backend reads, or a plan that does not
+            fit this machine.
+        BackendUnavailableError: the library is not installed, none has that name, or a plan finds no GPU.
+        InputError: `threads` for a plan.
+        InferenceError: not enough GPU memory for a plan.
     """
     file = Path(path)
     if backend not in ("auto", *BACKENDS):
@@ -86,21 +91,38 @@ def open_backend(
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
         raise ModelNotFoundError(f"model {file} {what}", expected="an ONNX file")
-    if file.suffix in PLAN_SUFFIXES:
-        raise BackendUnavailableError(
-            f"cannot run {file}",
-            got="a TensorRT plan, which this version builds and does not run",
-            expected=".onnx",
-            remedy=f"trtexec --loadEngine={file} runs it; `edgecnn inspect {file}` says what it is",
-        )
-    if file.suffix != ".onnx":
+    is_plan = file.suffix in PLAN_SUFFIXES
+    if not is_plan and file.suffix != ".onnx":
         raise ModelFormatError(
-            f"cannot load {file}", got=f"a file that ends in {file.suffix or 'nothing'}", expected=".onnx"
+            f"cannot load {file}",
+            got=f"a file that ends in {file.suffix or 'nothing'}",
+            expected=f".onnx, or {', '.join(PLAN_SUFFIXES)} for a TensorRT plan",
         )
+    if backend != "auto" and is_plan == (backend == "onnxruntime"):
+        target, plan = backend.replace("_", "-"), file.with_suffix(".engine")
+        raise ModelFormatError(
+            f"{backend} does not run {file}",
+            got="a TensorRT plan" if is_plan else "an ONNX file",
+            expected=".onnx" if is_plan else "a plan",
+            remedy="Give the ONNX file that it was built from"
+            if is_plan
+            else f"edgecnn build {file} --target {target} -o {plan}",
+        )
+    if is_plan:
+        return _open_plan(file, backend, threads)
     from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
 
     reason = "asked for" if backend != "auto" else "the one that runs .onnx files"
     return OnnxRuntimeBackend(file, threads=threads), reason
+
+
+def _open_plan(file: Path, backend: str, threads: int | None) -> tuple[Backend, str]:
+    from edgecnn.backends.tensorrt import TensorRTBackend
+
+    if threads is not None:
+        raise InputError("threads cannot be honoured", got=f"a plan, {file}, which runs on the GPU")
+    opened = TensorRTBackend(file, flavour=None if backend == "auto" else backend)
+    return opened, "asked for" if backend != "auto" else "the one that built the plan"
 
 
 def check_feeds(inputs: tuple[TensorInfo, ...], feeds: Mapping[str, NDArray[Any]]) -> None:
@@ -134,6 +156,7 @@ class FunctionBackend:
 
     name = "function"
     device = "Python"
+    concurrency = 1
 
     def __init__(
         self,

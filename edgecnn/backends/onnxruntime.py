@@ -30,6 +30,7 @@ class OnnxRuntimeBackend:
     """A model in an ONNX Runtime session; see `edgecnn.backends.Backend` and `create_session`."""
 
     name = "onnxruntime"
+    concurrency = 1  # one inference keeps all its threads busy
 
     def __init__(
         self, model: str | os.PathLike[str] | bytes, *, threads: int | None = None, optimized: bool = True

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgecnn.backends import FunctionBackend, TensorInfo, check_feeds, open_backend
 from edgecnn.errors import BackendUnavailableError, InputError, ModelFormatError, ModelNotFoundError
+from edgecnn.gpu import read_gpu
 from tests.broken import convnet
 from tests.networks import save
 
@@ -40,6 +42,37 @@ def test_another_kind_of_file(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     with pytest.raises(ModelFormatError, match=r"expected \.onnx"):
         open_backend(tmp_path / name)
+
+
+def test_a_choice_that_does_not_run_such_a_file(tmp_path: Path) -> None:
+    model, plan = save(convnet(), tmp_path / "m.onnx"), tmp_path / "m.plan"
+    plan.write_bytes(b"x")
+    with pytest.raises(
+        ModelFormatError, match=r"tensorrt_rtx does not run .*build .* --target tensorrt-rtx -o"
+    ):
+        open_backend(model, backend="tensorrt_rtx")
+    with pytest.raises(ModelFormatError, match=r"onnxruntime does not run .*got a TensorRT plan"):
+        open_backend(plan, backend="onnxruntime")
+    with pytest.raises(InputError, match="threads cannot be honoured"):
+        open_backend(plan, threads=2)
+
+
+def test_a_plan_whose_library_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = tmp_path / "m.trt"
+    plan.write_bytes(b"x")
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BackendUnavailableError, match=r"cannot be imported.*JetPack.*edgecnn\[rtx\]"):
+        open_backend(plan)
+
+
+@pytest.mark.skipif(read_gpu() is not None, reason="a GPU is here")
+def test_a_plan_without_a_gpu(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'edgecnn[rtx]'")
+    plan = tmp_path / "m.engine"
+    plan.write_bytes(b"x")
+    with pytest.raises(BackendUnavailableError, match=r"needs an NVIDIA GPU: got none here.*edgecnn doctor"):
+        open_backend(plan, backend="tensorrt_rtx")
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (5, 3, 8, 8)])

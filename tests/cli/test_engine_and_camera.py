@@ -95,7 +95,7 @@ def test_a_model_with_its_preprocessing_inside_is_not_calibrated(
     assert "lowered already" in capsys.readouterr().err
 
 
-def test_a_plan_is_inspected_and_not_run(
+def test_a_plan_is_inspected_without_a_gpu(
     colour_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'edgecnn[rtx]'")
@@ -122,5 +122,5 @@ def test_a_plan_is_inspected_and_not_run(
     plan.write_bytes(plan.read_bytes()[:-1])
     assert main(["inspect", str(plan), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["plan_is_intact"] is False
-    with pytest.raises(edgecnn.EdgeCNNError, match="trtexec --loadEngine"):
+    with pytest.raises(edgecnn.EdgeCNNError, match="needs an NVIDIA GPU|PyCUDA|is truncated"):
         edgecnn.load(plan)

@@ -1,0 +1,93 @@
+"""The GPU's code on an emulation: real PyCUDA on an emulated driver and TensorRT; see tests/emulation.
+
+Nothing here says that it works on a GPU; scripts/gpu_check does, where there is one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import inspect
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+
+from tests.emulation.build import EmulationUnavailableError, make_emulation
+
+EMULATION = Path(__file__).parents[1] / "emulation"
+
+
+@pytest.fixture(scope="session")
+def environment(pytestconfig: pytest.Config) -> dict[str, str]:
+    """Of a process that finds PyCUDA and a GPU. Compiling takes a minute once."""
+    assert pytestconfig.cache is not None
+    try:
+        return {**os.environ, **make_emulation(pytestconfig.cache.mkdir("emulation"))}
+    except EmulationUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.name for path in EMULATION.glob("test_*.py")))
+def test_on_the_emulated_gpu(name: str, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", str(EMULATION / name), "-q", "-p", "no:cacheprovider"],
+        env=environment, capture_output=True, text=True, cwd=EMULATION.parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d+ passed", done.stdout)
+    assert "skipped" not in done.stdout
+
+
+def emulated(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The emulated TensorRT's module, without the driver that it calls when it is used."""
+    monkeypatch.setattr(ctypes, "CDLL", MagicMock())
+    spec = importlib.util.spec_from_file_location("emulated", EMULATION / "site/emulated_tensorrt.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_emulated_tensorrt_has_no_name_that_the_real_one_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pytest.importorskip("tensorrt_rtx", reason="pip install 'edgecnn[rtx]'")
+    own = [
+        value
+        for value in vars(emulated(monkeypatch)).values()
+        if inspect.isclass(value) and value.__module__ == "emulated" and not value.__name__.startswith("_")
+    ]
+    assert len(own) >= 10
+    missing = []
+    for emulation in own:
+        counterpart = getattr(real, emulation.__name__, None)
+        names = [name for name in vars(emulation) if not name.startswith("_")]
+        missing += [f"{emulation.__name__}.{name}" for name in names if not hasattr(counterpart, name)]
+        if counterpart is None:
+            missing.append(emulation.__name__)
+    assert missing == []
+
+
+def test_what_the_backend_asks_of_tensorrt_exists() -> None:
+    """Every attribute that its source takes of the library, an engine, a context or a runtime."""
+    real = pytest.importorskip("tensorrt_rtx", reason="pip install 'edgecnn[rtx]'")
+    folder = Path(__file__).parents[2] / "edgecnn/backends"
+    source = "".join(path.read_text() for path in sorted(folder.glob("tensorrt*.py")))
+    owners = {
+        r"\btrt": real,
+        r"\bengine|self\._engine": real.ICudaEngine,
+        r"self\._context": real.IExecutionContext,
+        r"\bruntime": real.Runtime,
+    }
+    found = 0
+    for pattern, owner in owners.items():
+        for name in set(re.findall(rf"(?:{pattern})\.([a-zA-Z]\w*)", source)):
+            assert hasattr(owner, name), (owner, name)
+            found += 1
+    assert found > 20
