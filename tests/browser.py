@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-def eventually(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
+def eventually(condition: Callable[[], Any], within_s: float = 30.0) -> Any:
     """Wait until something is true, and give it back."""
     deadline = monotonic() + within_s
     while not (value := condition()):

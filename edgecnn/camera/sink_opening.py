@@ -108,6 +108,25 @@ def _open_web(uri: str, options: _Options) -> Sink:
     return WebSink(uri)
 
 
+def _open_window(uri: str, options: _Options) -> Sink:
+    from edgecnn.camera.window_sink import WindowSink
+
+    title = uri.partition(":")[2]
+    return WindowSink(title) if title else WindowSink()
+
+
+def _open_mqtt(uri: str, options: _Options) -> Sink:
+    from edgecnn.camera.mqtt_sink import MqttSink
+
+    return MqttSink(uri)
+
+
+def _open_bag(uri: str, options: _Options) -> Sink:
+    from edgecnn.camera.bag_sink import BagSink
+
+    return BagSink(uri, force=options.force)
+
+
 def _ends_in(*suffixes: str) -> Callable[[str], bool]:
     return lambda uri: "://" not in uri and Path(uri).suffix.lower() in suffixes
 
@@ -116,12 +135,17 @@ def _is_folder(uri: str) -> bool:
     return bool(uri) and "://" not in uri and (uri.endswith("/") or Path(uri).is_dir())
 
 
+def _is_window(uri: str) -> bool:
+    return uri == "window" or uri.startswith("window:")
+
+
 def _begins_with(*schemes: str) -> Callable[[str], bool]:
     return lambda uri: uri.lower().startswith(schemes)
 
 
 _KINDS = (
     _Kind("-", "JSON lines on stdout", lambda uri: uri == "-", _open_stdout),
+    _Kind("NAME.rosbag", "a ROS 2 bag: pictures and results", _ends_in(".rosbag"), _open_bag),
     _Kind(
         "FOLDER/",
         "one annotated picture a frame, named after the image or by its number",
@@ -132,5 +156,7 @@ _KINDS = (
     _Kind("FILE.csv", "a table, one row for each thing found", _ends_in(".csv"), _open_csv),
     _Kind("FILE.mp4|.mkv|.avi", "annotated video", _ends_in(".mp4", ".mkv", ".avi"), _open_video),
     _Kind("FILE.png|.jpg", "one annotated picture", _ends_in(".png", ".jpg", ".jpeg"), _open_picture),
+    _Kind("window", "a window; window:TITLE has that title", _is_window, _open_window),
     _Kind("http://HOST:PORT", "web page to watch it on", _begins_with("http://"), _open_web),
+    _Kind("mqtt://HOST/TOPIC", "JSON to an MQTT broker", _begins_with("mqtt://", "mqtts://"), _open_mqtt),
 )

@@ -34,7 +34,7 @@ DEFAULT_FPS = 25.0
 # By ending, best first. Browsers play H.264, but OpenCV's wheels have no encoder for it; MPEG-4 they have.
 _CODECS = {".mp4": ("avc1", "mp4v"), ".mkv": ("avc1", "mp4v"), ".avi": ("XVID", "MJPG")}
 # Room for what FFmpeg holds back until the end: a Matroska cluster of 5 MB, an index of 16 bytes a frame.
-_RESERVE_BYTES = 16 << 20
+RESERVE_BYTES = 16 << 20
 
 
 class VideoSink(BaseSink):
@@ -99,11 +99,11 @@ class VideoSink(BaseSink):
             for _ in range(self._places.until(output.frame.captured_at)):
                 self._append(self._last)
             self._last = fitted
-        if _free_bytes(self._path) < _RESERVE_BYTES:
+        if free_bytes(self._path) < RESERVE_BYTES:
             self._finish()
             raise OutputError(
                 f"recording {self.name} ended",
-                got=f"less than {_RESERVE_BYTES >> 20} MB left on the disk",
+                got=f"less than {RESERVE_BYTES >> 20} MB left on the disk",
                 remedy=f"It holds the first {self._frames} frames",
             )
 
@@ -216,7 +216,7 @@ def fit(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]
     return canvas
 
 
-def _free_bytes(path: Path) -> int:
+def free_bytes(path: Path) -> int:
     state = os.statvfs(path.parent)
     return state.f_bavail * state.f_frsize
 
