@@ -20,6 +20,7 @@ from edgecnn.channel import Channel, Ended, Keep
 from edgecnn.errors import ClosedError
 from edgecnn.pipeline.output import Output
 from edgecnn.pipeline.statistics import SinkStats, Window
+from edgecnn.pipeline.worker import Worker
 
 __all__ = ["Failure", "Failures", "SinkWriter"]
 
@@ -69,6 +70,7 @@ class Failures:
                 return
             self.by_name[name] = failure.reason
         _log.error("%s failed: %s", name, failure.reason)
+        _log.debug("%s failed here:", name, exc_info=error)
         if self._on_event is not None:
             try:
                 self._on_event(failure)
@@ -105,9 +107,9 @@ class SinkWriter:
         self._times = Window()
         self._failed = False
         self._closed = False
-        self._thread: threading.Thread | None = None
+        self._worker: Worker | None = None
         if not getattr(sink, "main_thread", False):
-            self._thread = threading.Thread(target=self._run, name=f"edgecnn-sink-{sink.name}", daemon=True)
+            self._worker = Worker(f"sink-{sink.name}", self._run)
 
     @property
     def stats(self) -> SinkStats:
@@ -122,12 +124,12 @@ class SinkWriter:
 
     def start(self) -> None:
         """Start its thread."""
-        if self._thread is not None:
-            self._thread.start()
+        if self._worker is not None:
+            self._worker.start()
 
     def put(self, output: Output) -> None:
         """Hand an output over; does nothing once the sink is given up."""
-        if self._thread is not None:
+        if self._worker is not None:
             with contextlib.suppress(Ended):
                 self._channel.put(output)
         elif not self._channel.over:
@@ -142,12 +144,10 @@ class SinkWriter:
 
     def join(self, timeout: float) -> bool:
         """Wait until the sink has taken everything, and is closed if it is ours; whether that is so."""
-        if self._thread is None or not self._thread.ident:
+        if self._worker is None or self._worker.ident is None:
             self._finish()
-        elif self._thread is not threading.current_thread():
-            self._thread.join(timeout)
-            return not self._thread.is_alive()
-        return True
+            return True
+        return self._worker.wait(timeout)
 
     def give_up(self, error: BaseException) -> None:
         """Report that it does not end."""
@@ -171,7 +171,7 @@ class SinkWriter:
         except ClosedError:  # by its owner, who knows
             self._channel.close()
         except BaseException as error:
-            if self._thread is None and not isinstance(error, Exception):
+            if self._worker is None and not isinstance(error, Exception):
                 raise  # Ctrl-C, in the caller's thread
             self._failed = True
             self._channel.close()

@@ -37,6 +37,7 @@ from edgecnn.pipeline.output import Output
 from edgecnn.pipeline.stages import Stages, keep_of
 from edgecnn.pipeline.statistics import STAGES, PipelineStats, Rate, SourceStats, Window, rss_mb
 from edgecnn.pipeline.work import checked_models
+from edgecnn.pipeline.worker import Worker
 
 __all__ = ["Pipeline"]
 
@@ -128,9 +129,6 @@ class Pipeline:
         self._times = {name: Window() for name in STAGES}
         self._latency, self._age, self._out = Window(), Window(), Rate()
         self._started = self._finished = 0.0
-        self._lock = (
-            threading.Lock()
-        )  # of starting, and of delivering: sinks get what the caller gets, in order
         self._asked: Future[Output | None] | None = None
         self._closed = False
 
@@ -174,7 +172,25 @@ class Pipeline:
         )
 
     def __iter__(self) -> Iterator[Output]:
-        return self
+        """The outputs, until the end or until the pipeline is closed. Raises as `__next__`."""
+        self._check_open()
+        return self._until_closed()
+
+    def _until_closed(self) -> Iterator[Output]:
+        while True:
+            try:
+                output = next(self, None)
+            except ClosedError:
+                if not self._closed:  # the model is, or the source
+                    raise
+                return
+            if output is None:
+                return
+            yield output
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the pipeline is closed", remedy="Make another one")
 
     def __next__(self) -> Output:
         """The next output, which has been handed to all sinks.
@@ -185,8 +201,7 @@ class Pipeline:
                 were. Of several sources, the first one's error, when none is left.
             ClosedError: the pipeline is closed.
         """
-        if self._closed:
-            raise ClosedError("the pipeline is closed", remedy="Make another one")
+        self._check_open()
         with self._delivering:
             if not self._started:
                 self._started = perf_counter()
@@ -212,7 +227,7 @@ class Pipeline:
             return output
 
     def run(self, on_output: Callable[[Output], object] | None = None) -> PipelineStats:
-        """Run to the end, or until another thread closes the pipeline, calling `on_output` with each output.
+        """Run to the end, or until the pipeline is closed, calling `on_output` with each output.
 
         What `on_output` raises stops nothing: it is reported once for each place that raises, and counts as a
         failure. StopRequested ends the run.
@@ -220,23 +235,22 @@ class Pipeline:
         Returns:
             The statistics.
 
-        Raises:
-            As iterating, but for ClosedError when closed meanwhile.
+        Raises as iterating.
         """
-        for output in self:
-            try:
+        with contextlib.suppress(StopRequested):
+            for output in self:
                 if on_output is not None:
-                    on_output(output)
-            except StopRequested:
-                break
-            except Exception as error:
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                self._failures.report(
-                    f"callback, {place.name} in line {place.lineno} of {place.filename}", error
-                )
-            if self._closed:
-                break
+                    self._call(on_output, output)
         return self.stats
+
+    def _call(self, on_output: Callable[[Output], object], output: Output) -> None:
+        try:
+            on_output(output)
+        except StopRequested:
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            self._failures.report(f"callback {place.name}, {place.filename}:{place.lineno}", error)
 
     def __aiter__(self) -> Pipeline:
         return self
@@ -248,7 +262,7 @@ class Pipeline:
         """
         if self._asked is None:
             self._asked = Future()
-            threading.Thread(target=_fulfil, args=(self._asked, self), daemon=True).start()
+            Worker("async", _fulfil, self._asked, self).start()
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[None] = loop.create_future()
 
@@ -278,10 +292,13 @@ class Pipeline:
             OutputError: a sink cannot be finished; the others are.
         """
         self._closed = True
-        if self._collected.alive:
-            self._shut()  # Ctrl-C may interrupt it: then it is tried again
-            self._collected.detach()
-            atexit.unregister(self._shut)
+        if not self._collected.alive:
+            return
+        unfinished = self._shut()  # Ctrl-C may interrupt it: then it is tried again
+        self._collected.detach()
+        atexit.unregister(self._shut)
+        if unfinished is not None:
+            raise unfinished
 
     def __enter__(self) -> Pipeline:
         return self
@@ -298,8 +315,12 @@ def _shut(
     delivering: threading.RLock,
     opened: contextlib.ExitStack,
     foreign: bool,
-) -> None:
-    """End everything. It knows nothing of the Pipeline, which may be gone, and may be called again."""
+) -> BaseException | None:
+    """End everything. It knows nothing of the Pipeline, which may be gone, and may be called again.
+
+    Returns:
+        Why a sink could not be finished, if one could not.
+    """
     stages.halt()
     opened.close()
     delivered = delivering.acquire(timeout=SINKS_S)
@@ -314,20 +335,17 @@ def _shut(
     for writer in late:
         error = OutputError(f"{writer.sink.name} was not finished", got=f"nothing for {SINKS_S:.0f} s")
         writer.give_up(error)
-    for writer in writers:
-        if writer.unfinished is not None:
-            raise writer.unfinished
+    return next((writer.unfinished for writer in writers if writer.unfinished is not None), None)
 
 
-def _shut_elsewhere(shut: Callable[[], None]) -> None:
+def _shut_elsewhere(shut: Callable[[], object]) -> None:
     """Shut in a thread: the garbage collector may have interrupted one that holds a channel's lock."""
 
     def shut_once() -> None:
-        with contextlib.suppress(Exception):  # it is reported, and nobody is there to catch it
-            shut()
+        shut()
         atexit.unregister(shut)
 
-    threading.Thread(target=shut_once, name="edgecnn-collected", daemon=True).start()
+    Worker("collected", shut_once).start()
 
 
 def _fulfil(asked: Future[Output | None], pipeline: Pipeline) -> None:

@@ -17,9 +17,8 @@ there is and then the error. `halt` ends all stages at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from time import monotonic, perf_counter
-from typing import Any
 
 from edgecnn.camera import Frame, Source
 from edgecnn.channel import Channel, Ended, Keep
@@ -30,6 +29,7 @@ from edgecnn.pipeline.lanes import Lanes
 from edgecnn.pipeline.output import Output
 from edgecnn.pipeline.statistics import Rate
 from edgecnn.pipeline.work import Captured, Job, Work
+from edgecnn.pipeline.worker import Worker
 
 __all__ = ["Stages", "keep_of"]
 
@@ -82,8 +82,8 @@ class Stages:
         self._replaced = 0
         self.captured = [Rate() for _ in sources]
         self.late = {"preprocess": 0, "infer": 0, "postprocess": 0, "deliver": 0}
-        self._threads: list[threading.Thread] = []
-        self._captures: list[threading.Thread] = []
+        self._workers: list[Worker] = []
+        self._captures: list[Worker] = []
 
     @property
     def dropped(self) -> int:
@@ -92,16 +92,16 @@ class Stages:
 
     def start(self) -> None:
         """Start the threads."""
-        self._threads = [
-            *(_thread(f"infer-{index}", self._infer) for index in range(self._concurrency)),
-            _thread("preprocess", self._preprocess),
-            _thread("postprocess", self._postprocess),
+        self._workers = [
+            *(Worker(f"infer-{index}", self._infer) for index in range(self._concurrency)),
+            Worker("preprocess", self._preprocess),
+            Worker("postprocess", self._postprocess),
         ]
         self._captures = [
-            _thread(f"capture-{camera}", self._capture, camera) for camera in range(len(self._sources))
+            Worker(f"capture-{camera}", self._capture, camera) for camera in range(len(self._sources))
         ]
-        for thread in self._threads + self._captures:
-            thread.start()
+        for worker in self._workers + self._captures:
+            worker.start()
 
     def halt(self) -> None:
         """End all stages; what is under way is let go. From any thread, any number of times."""
@@ -112,15 +112,13 @@ class Stages:
 
     def join(self, timeout: float, *, capture_s: float) -> bool:
         """Wait for the threads, for so many seconds, and for those that capture; whether all have ended."""
-        self._work.close()
-        alive = False
-        for threads, seconds in ((self._threads, timeout), (self._captures, capture_s)):
+        ended = True
+        for workers, seconds in ((self._workers, timeout), (self._captures, capture_s)):
             deadline = monotonic() + seconds
-            for thread in threads:
-                if thread.ident is not None and thread is not threading.current_thread():
-                    thread.join(max(0.0, deadline - monotonic()))
-                    alive = alive or thread.is_alive()
-        return not alive
+            for worker in workers:
+                ended &= worker.wait(deadline - monotonic())
+        self._work.close(wait=ended)
+        return ended
 
     def too_late(self, frames: Sequence[Frame], stage: str) -> bool:
         """Whether all of some frames are too old to be worth more work; counts them if so."""
@@ -231,7 +229,3 @@ class Stages:
         self._frames.close()  # nobody takes what the others would give
         self._ready.close()
         self._inferred.close()
-
-
-def _thread(name: str, loop: Callable[..., None], *arguments: Any) -> threading.Thread:
-    return threading.Thread(target=loop, args=arguments, name=f"edgecnn-{name}", daemon=True)

@@ -160,10 +160,10 @@ class Work:
             for (camera, frame, capture_ms), named in zip(job.taken, found, strict=True)
         ]
 
-    def close(self) -> None:
-        """Let go of the threads of further models, once they are done."""
+    def close(self, *, wait: bool) -> None:
+        """End the threads of further models, once they are done."""
         if self._others is not None:
-            self._others.shutdown(wait=False)
+            self._others.shutdown(wait=wait)
 
     def _drawing(self, named: Mapping[str, Result]) -> Callable[[NDArray[np.uint8], Result], None]:
         """Draws all results of a frame."""
