@@ -15,7 +15,7 @@ from typing import Any
 
 from edgecnn.camera.capture import CaptureReader
 from edgecnn.camera.credentials import escape_credentials
-from edgecnn.camera.network import READ_SPARE_S, check_reachable
+from edgecnn.camera.network import READ_SPARE_S, check_reachable, why
 from edgecnn.camera.opencv import import_cv2, open_capture
 from edgecnn.camera.policy import ALL, Policy
 from edgecnn.camera.uri import SourceUri
@@ -97,12 +97,12 @@ def own_pipeline(text: str, policy: Policy | None = None) -> tuple[str, bool]:
     live = _FINITE.search(text) is None
     if policy is None and not live:
         policy = ALL
-    match = re.search(r"\bappsink\b([^!]*)", text)
+    match = re.search(r"\bappsink\b((?:\s+[\w-]+\s*=\s*(?:\"[^\"]*\"|[^\s!]+))*)", text)
     if match is None:
         return f"{text} ! {_BGR} ! {_appsink(policy)}", live
     given = re.findall(r"([\w-]+)\s*=", match[1])
     added = [word for word in _appsink(policy).split()[1:] if word.partition("=")[0] not in given]
-    return f"{text[: match.end(0)].rstrip()} {' '.join(added)} {text[match.end(0) :]}".strip(), live
+    return " ".join([text[: match.end()], *added]) + text[match.end() :], live
 
 
 def open_pipeline(uri: SourceUri, policy: Policy | None, *, stall_s: float) -> CaptureReader:
@@ -136,15 +136,12 @@ def open_pipeline(uri: SourceUri, policy: Policy | None, *, stall_s: float) -> C
         )
     else:
         pipeline, live = own_pipeline(uri.target, policy)
+    _check_elements(pipeline, uri.name)
     capture = open_capture(pipeline, cv2.CAP_GSTREAMER, name=uri.name)
     if capture is None:
-        elements = re.findall(r"(?:^|!)\s*([a-z][\w-]*)(?=\s|!|$)", pipeline)
-        missing = [name for name in elements if not _exists(name, unknown=True)]
-        got = f"no GStreamer element {', '.join(missing)}" if missing else "GStreamer cannot play it"
+        got = why(escape_credentials(uri.target)) if uri.kind == "rtsp" else "GStreamer cannot play it"
         raise SourceError(
-            f"cannot open {uri.name}",
-            got=got,
-            remedy="gst-launch-1.0 shows what GStreamer says of a pipeline",
+            f"cannot open {uri.name}", got=got, remedy="gst-launch-1.0 shows what GStreamer says of it"
         )
     return CaptureReader(capture, name=uri.name, lost="the pipeline ended or failed", live=live)
 
@@ -161,6 +158,15 @@ def _fraction(fps: float) -> str:
     return f"{round(fps * 1001)}/1001"
 
 
+def _check_elements(pipeline: str, name: str) -> None:
+    """Raise SourceError where GStreamer lacks an element: OpenCV would wait for it for ever."""
+    elements = re.findall(r"(?:^|!)\s*([a-z][\w-]*)(?=\s|!|$)", pipeline)
+    missing = [element for element in elements if not _exists(element, unknown=True)]
+    if missing:
+        raise SourceError(f"cannot open {name}", got=f"no GStreamer element {', '.join(missing)}")
+
+
+@functools.cache
 def _exists(element: str, *, unknown: bool = False) -> bool:
     """Whether GStreamer has an element; `unknown` where nobody can be asked."""
     tool = shutil.which("gst-inspect-1.0")

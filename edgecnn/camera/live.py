@@ -39,6 +39,9 @@ MIN_DELAY_S = 0.1
 MAX_DELAY_S = 1.0
 """Shortest and longest wait before a try. Longer ones would spare little: a try against nothing is cheap."""
 
+MAX_HUNG = 4
+"""Connections that were left and have not returned; with more, none is made."""
+
 
 class LiveReader:
     """Hands over what another thread reads, and keeps that going; see `edgecnn.camera.source.Reader`.
@@ -86,6 +89,7 @@ class LiveReader:
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._hung: list[Connection] = []
         self._thread = threading.Thread(target=self._supervise, name=f"watch {self.name}", daemon=True)
         self._thread.start()
         try:
@@ -173,6 +177,12 @@ class LiveReader:
             self._closing.wait(delay * random.uniform(0.5, 1))  # so that many cameras do not come at once
 
     def _begin(self) -> Connection | None:
+        if self._connection is not None and not self._connection.done:
+            self._hung.append(self._connection)
+        while True:  # a driver in which every connection hangs must not eat up the machine
+            self._hung = [connection for connection in self._hung if not connection.done]
+            if len(self._hung) < MAX_HUNG or self._closing.wait(MAX_DELAY_S):
+                break
         with self._lock:
             if self._closing.is_set():
                 return None

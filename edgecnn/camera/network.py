@@ -22,7 +22,7 @@ from edgecnn.camera.opencv import import_cv2, open_capture, positive_number
 from edgecnn.camera.uri import SourceUri
 from edgecnn.errors import BackendUnavailableError, SourceError
 
-__all__ = ["check_reachable", "open_stream"]
+__all__ = ["check_reachable", "open_stream", "why"]
 
 REACH_S = 1.5
 """How long the way to a server may take: a packet that is lost is sent again after one second."""
@@ -57,7 +57,7 @@ def open_stream(uri: SourceUri, *, stall_s: float, open_s: float) -> CaptureRead
         capture = open_capture(address, cv2.CAP_FFMPEG, parameters, name=uri.name)
     if capture is None:
         waited = monotonic() - started
-        got = f"nothing within {open_s:g} s" if waited > 0.9 * open_s else _why(address, uri)
+        got = f"nothing within {open_s:g} s" if waited > 0.9 * open_s else why(address)
         raise SourceError(f"cannot open {uri.name}", got=got, expected="a video that OpenCV's FFmpeg reads")
     count = positive_number(capture.get(cv2.CAP_PROP_FRAME_COUNT), at_most=1e9)
     stored = uri.kind == "http" and count is not None
@@ -97,7 +97,7 @@ def _connect(parts: SplitResult) -> socket.socket:
     return socket.create_connection((parts.hostname or "", parts.port or _PORTS[parts.scheme]), REACH_S)
 
 
-def _why(address: str, uri: SourceUri) -> str:
+def why(address: str) -> str:
     """What a server answers to somebody without a password; the best there is to say about a failure."""
     parts = urlsplit(address)
     unknown = "OpenCV cannot open it"

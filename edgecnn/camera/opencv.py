@@ -3,7 +3,8 @@
 Three things write there on their own: OpenCV's logger, FFmpeg's, and the image libraries (libpng, libjpeg)
 directly. The first is silenced around our own calls and put back; the second reads the environment once,
 when OpenCV first uses FFmpeg, so it is set before that; the third only the owner of the process can
-redirect (`edgecnn.cli.terminal`). Whoever sets OPENCV_LOG_LEVEL or OPENCV_FFMPEG_LOGLEVEL sees everything.
+redirect (`edgecnn.cli.terminal`). Whoever sets OPENCV_LOG_LEVEL or OPENCV_FFMPEG_LOGLEVEL sees everything
+but what would show a password.
 """
 
 from __future__ import annotations
@@ -46,10 +47,14 @@ _level_before = 0
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence OpenCV's logger meanwhile. Its level belongs to the process, so threads inside are counted."""
+def quiet(*, secret: bool = False) -> Iterator[None]:
+    """Silence OpenCV's logger meanwhile. Its level belongs to the process, so threads inside are counted.
+
+    Args:
+        secret: even where OPENCV_LOG_LEVEL is set, because what it writes would show a password.
+    """
     global _quiet_users, _level_before
-    if "OPENCV_LOG_LEVEL" in os.environ:
+    if "OPENCV_LOG_LEVEL" in os.environ and not secret:
         yield
         return
     logger = _logger()
@@ -80,7 +85,7 @@ def open_capture(
         name: the target for messages, where it holds credentials.
     """
     cv2 = import_cv2()
-    with quiet():
+    with quiet(secret=name is not None and name != target):
         try:
             capture = cv2.VideoCapture(target, api, list(parameters))
         except (cv2.error, UnicodeEncodeError) as error:

@@ -241,6 +241,25 @@ def test_what_waited_when_the_camera_was_lost_is_not_given_afterwards() -> None:
         assert source.dropped == 1
 
 
+def test_connections_that_hang_for_ever_do_not_pile_up() -> None:
+    release = threading.Event()
+    made: list[Planned] = []
+
+    def connect() -> Planned:
+        made.append(Planned(SMALL, release, SMALL))
+        return made[-1]
+
+    events = Events("hangs", "connecting")
+    reader = LiveReader(connect, events=events, policy=lambda reader: LATEST, stall_s=0.05)
+    with Source(reader, policy="latest", events=events, interrupt=reader.interrupt):
+        wait_for(lambda: len(made) == 4)
+        time.sleep(1.5)  # longer than the longest wait before a try
+        assert len(made) == 4
+        release.set()
+        wait_for(lambda: len(made) > 4)
+    assert made[0].closed.is_set()
+
+
 def test_no_try_at_all_gives_the_error_itself() -> None:
     gone = SourceError("it is gone")
     with source_of(Planned(SMALL, gone), reconnect=0) as source:
