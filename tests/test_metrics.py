@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import urllib.request
@@ -107,6 +108,12 @@ def test_types_and_names_keep_the_conventions(server: MetricsServer) -> None:
             assert sample.name.endswith("_total") == (family.type == "counter")
             assert ("quantile" in sample.labels) == (family.type == "summary")
         assert not family.name.endswith(("_ms", "_mb", "_mhz", "_percent"))
+
+
+def test_every_name_is_documented(server: MetricsServer) -> None:
+    text = Path(__file__).parents[1].joinpath("docs/service.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`(edgecnn_\w+)`", text))
+    assert documented == set(re.findall(r"^# TYPE (edgecnn_\w+)", scraped(server.url), re.MULTILINE))
 
 
 def test_openmetrics_too(server: MetricsServer) -> None:

@@ -87,7 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def entry_point() -> None:
     """What the `edgecnn` script calls."""
     signal.signal(signal.SIGTERM, _terminate)  # so that a service manager's stop cleans up like Ctrl-C
-    sys.exit(main())
+    code = main()
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done: what is left is Python's own end
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ or after it has ended; what must hold, holds then as well.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from benchmarks.interruptions import CAMERA, interrupted_run, write_source
 
 DELAYS_S = (0.3, 0.7, 1.2, 2.0)  # from 0.1 s on it is edgecnn that runs, and no longer Python's own start
 
@@ -62,3 +65,18 @@ def test_ctrl_c(name: str, demo_folder: Path, tmp_path: Path) -> None:
             assert name in ("run", "demo") or left == []
             reported += 1
     assert reported >= 1
+
+
+@pytest.mark.slow
+def test_run_at_random_moments(colour_onnx: Path, tmp_path: Path) -> None:
+    """Ten of the fifty that `benchmarks/interruptions.py` makes."""
+    video = write_source(tmp_path / "in.mp4")
+    chance = random.Random(4)
+    moments = set()
+    for turn in range(10):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        number = (signal.SIGINT, signal.SIGTERM)[turn % 2]
+        source = (video, CAMERA)[turn // 2 % 2]
+        moments.add(interrupted_run(colour_onnx, source, folder, number, chance.uniform(0.1, 2.0)))
+    assert "running" in moments

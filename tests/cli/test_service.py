@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -299,6 +300,19 @@ def test_log_levels(service: Start, tmp_path: Path) -> None:
         running = service("--source", "photos", "--sink", "-", "--log-level", level)
         running.end()
         assert len(running.said.splitlines()) == lines, running.said
+
+
+UNIT = Path(__file__).parents[2] / "docs/edgecnn.service"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd checks its own units")
+def test_the_unit(tmp_path: Path) -> None:
+    program = "/opt/edgecnn/.venv/bin/edgecnn"
+    assert f"ExecStart={program} run --config " in UNIT.read_text()
+    unit = tmp_path / "edgecnn.service"
+    unit.write_text(UNIT.read_text().replace(program, "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- metrics
