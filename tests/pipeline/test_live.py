@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,6 +23,14 @@ def start(pipeline: Pipeline) -> list[int]:
 
     threading.Thread(target=iterate, name="consumer", daemon=True).start()
     return delivered
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def until_ended() -> None:
@@ -43,8 +53,10 @@ def test_what_is_inferred_is_the_newest_although_others_were_prepared() -> None:
         camera.end()
         prepared_last = pipeline._stages._workers[1]  # the end has gone through preprocessing
         prepared_last.join(WAIT_S)
-        gate.let(2)
+        gate.let()
         assert gate.begun.get(WAIT_S) == [39]
+        until(lambda: delivered == [1])
+        gate.let()
         until_ended()
         stats = pipeline.stats
     assert delivered == [1, 39]
