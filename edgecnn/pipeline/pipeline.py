@@ -135,6 +135,7 @@ class Pipeline:
     @property
     def stats(self) -> PipelineStats:
         """What was done so far; from any thread, also after closing."""
+        frames = self._out.count  # first: what is read later may have grown, and was captured before
         sources = tuple(
             SourceStats(
                 name=source.name,
@@ -154,11 +155,11 @@ class Pipeline:
         rates = [rate.per_second() for rate in self._stages.captured]
         stages_ms = {name: window.summary() for name, window in self._times.items()}
         return PipelineStats(
-            frames=self._out.count,
+            frames=frames,
             skipped=sum(source.skipped for source in sources),
             dropped=sum(dropped_by.values()),
             dropped_by=dropped_by,
-            seconds=self._finished - self._started if self._out.count else 0.0,
+            seconds=self._finished - self._started if frames else 0.0,
             fps_in=None if all(rate is None for rate in rates) else round(sum(filter(None, rates)), 2),
             fps_out=self._out.per_second(),
             latency_ms=self._latency.summary(),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import edgecnn
 from edgecnn.camera import MemoryReader, MemorySink, Source
 from edgecnn.errors import ClosedError, InferenceError, OutputError, SourceError
-from edgecnn.pipeline import STAGES, Output, Pipeline, statistics
+from edgecnn.pipeline import STAGES, Output, Pipeline
 from edgecnn.results import Classification
 from tests.colours import colour_cycle, colour_model, decode_video, function_model, solid, write_video
 
@@ -80,16 +80,6 @@ def test_statistics_before_the_first_frame() -> None:
     nothing = {"frames": 0, "skipped": 0, "dropped": 0, "seconds": 0.0, "reconnects": 0, "failures": {}}
     unknown = dict.fromkeys(("fps", "fps_in", "fps_out", "latency_ms", "age_ms"))
     assert stats.items() >= {**nothing, **unknown, "stages_ms": {}}.items()
-
-
-def test_statistics_keep_the_newest_frames_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "WINDOW", 4)
-    with colour_model() as model, Pipeline(memory(colour_cycle(11)), model) as pipeline:
-        totals = [output.latency.total_ms for output in pipeline]
-    stats = pipeline.stats
-    assert stats.frames == 11
-    assert stats.latency_ms is not None
-    assert stats.latency_ms["mean"] == pytest.approx(np.mean(totals[-4:]), abs=1e-3)
 
 
 def test_what_the_pipeline_opened_it_closes_and_nothing_else(tmp_path: Path) -> None:
