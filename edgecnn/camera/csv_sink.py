@@ -7,8 +7,8 @@ It is made of the result's JSON object, whatever the task:
     anything else                                            one row
 
 Each row begins with the frame's `index`, `source`, `captured_at`, `age_ms` and `dropped`, and where models
-have names, with `model`. Names are those of docs/results.md; one that ends in `_xyxy` becomes the four columns
-x1, y1, x2, y2. What is no single value stands in its cell as JSON.
+have names, with `model`. Names are those of docs/results.md; one that ends in `_xyxy` becomes the columns x1,
+y1, x2, y2. What is no single value stands in its cell as JSON.
 """
 
 from __future__ import annotations

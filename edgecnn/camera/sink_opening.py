@@ -127,6 +127,12 @@ def _open_bag(uri: str, options: _Options) -> Sink:
     return BagSink(uri, force=options.force)
 
 
+def _open_stream(uri: str, options: _Options) -> Sink:
+    from edgecnn.camera.stream_sink import StreamSink
+
+    return StreamSink(uri, fps=options.fps)
+
+
 def _ends_in(*suffixes: str) -> Callable[[str], bool]:
     return lambda uri: "://" not in uri and Path(uri).suffix.lower() in suffixes
 
@@ -158,5 +164,7 @@ _KINDS = (
     _Kind("FILE.png|.jpg", "one annotated picture", _ends_in(".png", ".jpg", ".jpeg"), _open_picture),
     _Kind("window", "a window; window:TITLE has that title", _is_window, _open_window),
     _Kind("http://HOST:PORT", "web page to watch it on", _begins_with("http://"), _open_web),
+    _Kind("rtsp://HOST/PATH", "annotated video to an RTSP server", _begins_with("rtsp://"), _open_stream),
+    _Kind("udp://HOST:PORT", "annotated video, as MPEG-TS", _begins_with("udp://"), _open_stream),
     _Kind("mqtt://HOST/TOPIC", "JSON to an MQTT broker", _begins_with("mqtt://", "mqtts://"), _open_mqtt),
 )
