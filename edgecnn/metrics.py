@@ -11,7 +11,7 @@ usual there. docs/service.md lists the names.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -119,7 +119,8 @@ class _Collector:
             yield from _device(self._telemetry.read())
 
 
-_Samples = list[tuple[dict[str, str], "float | None"]]
+_Samples = Sequence[tuple[dict[str, str], "float | None"]]
+_Family = tuple[str, str, _Samples]  # name, help text, samples
 
 
 def _pipeline(stats: PipelineStats) -> Iterator[Metric]:
@@ -132,7 +133,7 @@ def _pipeline(stats: PipelineStats) -> Iterator[Metric]:
     def each_sink(attribute: str) -> _Samples:
         return [({"sink": name}, getattr(sink, attribute)) for name, sink in sinks.items()]
 
-    counters = (
+    counters: tuple[_Family, ...] = (
         ("frames_delivered", "Frames delivered with their results", [({}, stats.frames)]),
         ("frames_captured", "Frames taken from a source", each_source("frames")),
         ("frames_skipped", "Images that could not be read", each_source("skipped")),
@@ -169,7 +170,7 @@ def _pipeline(stats: PipelineStats) -> Iterator[Metric]:
         "Over the last ten seconds: from the sources, and delivered",
         [({"direction": "in"}, stats.fps_in), ({"direction": "out"}, stats.fps_out)],
     )
-    summaries = (
+    summaries: tuple[tuple[str, str, list[tuple[dict[str, str], dict[str, float] | None]]], ...] = (
         ("stage_seconds", "Time in a stage", [({"stage": name}, ms) for name, ms in stats.stages_ms.items()]),
         ("latency_seconds", "From a frame's capture until its result was there", [({}, stats.latency_ms)]),
         ("age_seconds", "How old a frame was when it was delivered", [({}, stats.age_ms)]),
@@ -180,7 +181,7 @@ def _pipeline(stats: PipelineStats) -> Iterator[Metric]:
         ),
     )
     for name, text, rows in summaries:
-        quantiles = [
+        quantiles: _Samples = [
             ({**labels, "quantile": quantile}, ms[key] / 1e3)
             for labels, ms in rows
             if ms is not None
@@ -196,7 +197,7 @@ def _device(reading: Reading) -> Iterator[Metric]:
     def one(value: float | None, scale: float = 1) -> _Samples:
         return [({}, None if value is None else value * scale)]
 
-    gauges = (
+    gauges: tuple[_Family, ...] = (
         ("power_watts", "Power by rail", each("rail", reading.power_w)),
         ("temperature_celsius", "Temperature by sensor", each("sensor", reading.temperatures_c)),
         ("cpu_load_ratio", "Busy share of all cores", one(reading.cpu_load)),

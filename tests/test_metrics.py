@@ -118,7 +118,7 @@ def test_every_name_is_documented(server: MetricsServer) -> None:
 
 def test_openmetrics_too(server: MetricsServer) -> None:
     text = scraped(server.url, "application/openmetrics-text; version=1.0.0")
-    names = {family.name for family in parse_openmetrics(text)}
+    names = {family.name for family in parse_openmetrics(text)}  # type: ignore[no-untyped-call]
     assert {"edgecnn_frames_delivered", "edgecnn_stage_seconds", "edgecnn_device_power_watts"} <= names
 
 

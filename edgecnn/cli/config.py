@@ -75,9 +75,10 @@ def _load(path: Path) -> Mapping[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        loaded: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise EdgeCNNError(f"{path} is not TOML", got=str(error)) from error
+    return loaded
 
 
 def _key(parameter: click.Parameter) -> str:

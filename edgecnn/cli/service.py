@@ -247,9 +247,10 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
 
 def _open_camera(uri: str, options: RunOptions) -> Source:
     from edgecnn.camera import open_camera
+    from edgecnn.camera.live import STALL_S
 
-    more = {} if options.stall is None else {"stall_s": options.stall}
-    return open_camera(uri, policy=options.policy, reconnect=options.reconnect, **more)
+    stall_s = STALL_S if options.stall is None else options.stall
+    return open_camera(uri, policy=options.policy, reconnect=options.reconnect, stall_s=stall_s)
 
 
 def _show(

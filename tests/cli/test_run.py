@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,8 +40,8 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "edgecnn", *map(str, arguments)]
 
 
-def last_json(text: str) -> dict[str, object]:
-    parsed: dict[str, object] = json.loads(text.splitlines()[-1])
+def last_json(text: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(text.splitlines()[-1])
     return parsed
 
 
