@@ -208,13 +208,17 @@ def _weights_beside(path: Path, content: bytes) -> dict[str, str | None]:
 
 
 def _version_of(library: str) -> str:
-    try:
-        with interrupts_deferred():
+    with interrupts_deferred():
+        if library != "onnxruntime":
+            from edgecnn.backends.tensorrt_library import import_libraries
+
+            return str(import_libraries((library,))[0].__version__)
+        try:
             return str(importlib.import_module(library).__version__)
-    except (ImportError, OSError) as error:  # OSError: a library that its wheel expects is missing
-        raise BackendUnavailableError(
-            f"{library} cannot be used", got=str(error), remedy="`edgecnn doctor` says how to get it"
-        ) from error
+        except ImportError as error:
+            raise BackendUnavailableError(
+                "ONNX Runtime cannot be imported", got=str(error), remedy="pip install onnxruntime"
+            ) from error
 
 
 def _installed(name: str) -> bool:

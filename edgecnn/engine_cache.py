@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ LIMIT_BYTES = 4 * 10**9
 
 _ENTRY = "entry.json"
 _BUILDING = ".building-"
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def cache_folder() -> Path:
@@ -133,7 +135,7 @@ class EngineCache:
     def entries(self) -> list[CacheEntry]:
         """What is there, the most recently used first."""
         found = []
-        for path in self.folder.glob(f"*/{_ENTRY}"):
+        for path in self.folder.glob(f"{'[0-9a-f]' * 64}/{_ENTRY}"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 content = json.loads(path.read_bytes())
                 found.append(
@@ -152,9 +154,9 @@ class EngineCache:
             return 0
         with self._locked(no_progress):
             before = _size(self.folder)
-            for path in self.folder.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
+            self._remove_remains()
+            for entry in self.entries():
+                shutil.rmtree(entry.model.parent, ignore_errors=True)
             return before - _size(self.folder)
 
     def _find(self, key: Mapping[str, Any], name: str) -> Path | None:
@@ -196,9 +198,14 @@ class EngineCache:
             os.close(descriptor)  # which gives the lock back
 
     def _remove_remains(self) -> None:
-        """What processes that were killed have left: the lock is ours, so nobody builds."""
-        for path in self.folder.glob(f"{_BUILDING}*"):
-            shutil.rmtree(path, ignore_errors=True)
+        """What processes that were killed have left, and what is damaged: the lock is ours, so nobody builds.
+
+        Folders of other names are not ours.
+        """
+        whole = {entry.model.parent for entry in self.entries()}
+        for path in self.folder.iterdir():
+            if path.name.startswith(_BUILDING) or (_DIGEST.fullmatch(path.name) and path not in whole):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _prune(self, keep: Path) -> None:
         total = 0

@@ -126,6 +126,8 @@ def open_for(
     from edgecnn.engine_cache import EngineCache
 
     library, gpu = choose_library(backend)
+    if threads is not None and gpu is not None:
+        raise BuildError("threads cannot be honoured", got=f"{library}, which runs on the GPU")
     recipe = make_recipe(path, library=library, precision=precision, options=options, spec=spec, gpu=gpu)
     cache = EngineCache()
     built = recipe.fetch(cache, progress=progress)

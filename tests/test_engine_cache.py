@@ -104,8 +104,21 @@ def test_clear(tmp_path: Path) -> None:
     assert cache.clear() == 0
     cache.fetch(KEY, "model.engine", writes(b"plan"))
     size = cache.entries()[0].size_bytes
+    own = tmp_path / "cache" / "my engines" / "entry.json"  # of somebody who keeps other things there
+    own.parent.mkdir()
+    own.write_text("{}")
+    assert [entry.key for entry in cache.entries()] == [KEY]
     assert cache.clear() == size
     assert cache.entries() == []
+    assert own.exists()
+
+
+def test_damaged_entries_go_with_the_next_build(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    cache.fetch(KEY, "model.engine", writes(b"plan")).with_name("entry.json").write_text("{")
+    (tmp_path / ".building-killed").mkdir()
+    other = cache.fetch({"model": "other"}, "model.engine", writes(b"plan"))
+    assert left(tmp_path) == [other.parent.name]
 
 
 def test_a_key_is_discarded(tmp_path: Path) -> None:

@@ -129,7 +129,15 @@ class Compilation:
         return self._add_profile(builder, network, config)
 
     def _capability(self, name: str) -> Any:
-        return _member(self._trt.ComputeCapability, "SM" + name.replace(".", ""), "compute_capabilities")
+        known = self._trt.ComputeCapability.__members__
+        if "SM" + name.replace(".", "") not in known:
+            numbers = [member[2:] for member in known if member[2:].isdecimal()]
+            raise BuildError(
+                f"{self._facts.title} {self._trt.__version__} does not compile for this compute capability",
+                got=name,
+                expected=", ".join(f"{number[:-1]}.{number[-1]}" for number in numbers),
+            )
+        return known["SM" + name.replace(".", "")]
 
     def _use_dla(self, builder: Any, network: Any, config: Any, core: int) -> None:
         trt = self._trt
