@@ -217,7 +217,7 @@ def _version_of(library: str) -> str:
             return str(importlib.import_module(library).__version__)
         except ImportError as error:
             raise BackendUnavailableError(
-                "ONNX Runtime cannot be imported", got=str(error), remedy="pip install onnxruntime"
+                "ONNX Runtime cannot be imported", got=str(error), remedy="pip install 'edgecnn[cpu]'"
             ) from error
 
 

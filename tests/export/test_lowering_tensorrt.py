@@ -679,7 +679,7 @@ def lite0(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
     path = tmp_path_factory.mktemp("lite0") / "model.onnx"
     export_onnx(source.module, spec, path)
     graph = load_graph(path)
-    stats, count, digest = observe_activations(
+    stats, count, digest, *_ = observe_activations(
         graph, spec.image, open_frames(photos, limit=8), histograms=False
     )
     ranges = {name: choose_range(entry, "minmax") for name, entry in stats.items()}
