@@ -20,6 +20,7 @@ import click
 
 from edgecnn import __version__
 from edgecnn.cli.common import emit, say
+from edgecnn.cli.systemd import journal_prefix
 from edgecnn.cli.terminal import Terminated
 from edgecnn.errors import EdgeCNNError
 
@@ -100,7 +101,10 @@ def _run(arguments: list[str]) -> int:
         code = cli.main(arguments, prog_name="edgecnn", standalone_mode=False, obj=said)
         return code if isinstance(code, int) else 0
     except click.UsageError as error:
-        error.show()
+        if journal_prefix(logging.ERROR):
+            say(f"edgecnn: error: {error.format_message()}", logging.ERROR)
+        else:
+            error.show()
         if said["as_json"]:
             _print_json(EdgeCNNError(error.format_message()), "UsageError")
         return 2

@@ -171,12 +171,13 @@ class _Watch:
 
     def finish(self, sink: Sink) -> None:
         """Close a sink; one that cannot be finished concerns no other."""
+        if sink.name in self.failures:
+            return  # it is closed, or hangs
         try:
             sink.close()
         except OutputError as error:
-            if sink.name not in self.failures:
-                self.failures[sink.name] = str(error)
-                say(f"{sink.name} failed: {error}", logging.ERROR)
+            self.failures[sink.name] = str(error)
+            say(f"{sink.name} failed: {error}", logging.ERROR)
 
 
 def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Done:

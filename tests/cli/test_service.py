@@ -286,6 +286,10 @@ def test_the_journal_is_told_priorities(service: Start, tmp_path: Path) -> None:
     running = service("--source", CAMERA, "--sink", "out.jsonl", JOURNAL_STREAM=stream)
     running.end()
     assert running.said.startswith("<3>edgecnn: error: out.jsonl exists")
+    running = service("--source", CAMERA, "--frames", "0", JOURNAL_STREAM=stream)
+    running.end()
+    (line,) = running.said.splitlines()
+    assert line.startswith("<3>edgecnn: error: Invalid value for '--frames'")
     running = service("--source", CAMERA, "--frames", "5", JOURNAL_STREAM="1:1")  # of some other process
     running.end()
     assert running.said.startswith("5 frames, in ")
