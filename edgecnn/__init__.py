@@ -17,23 +17,40 @@ if TYPE_CHECKING:
     from edgecnn.errors import EdgeCNNError
     from edgecnn.model import Model, load
     from edgecnn.pipeline import Output, Pipeline
-    from edgecnn.results import Classification, ClassScore, RawOutputs, Result
+    from edgecnn.results import (
+        Anomaly,
+        Classification,
+        ClassScore,
+        Detections,
+        Embedding,
+        MultiResult,
+        RawOutputs,
+        Result,
+        Segmentation,
+        ValueMap,
+    )
     from edgecnn.spec import ImageSpec, ModelSpec, image_spec
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Anomaly",
     "ClassScore",
     "Classification",
+    "Detections",
     "EdgeCNNError",
+    "Embedding",
     "Frame",
     "ImageSpec",
     "Model",
     "ModelSpec",
+    "MultiResult",
     "Output",
     "Pipeline",
     "RawOutputs",
     "Result",
+    "Segmentation",
+    "ValueMap",
     "__version__",
     "image_spec",
     "load",
@@ -45,6 +62,12 @@ _HOMES = {
     "Classification": "results",
     "ClassScore": "results",
     "RawOutputs": "results",
+    "Anomaly": "results",
+    "Detections": "results",
+    "Embedding": "results",
+    "MultiResult": "results",
+    "Segmentation": "results",
+    "ValueMap": "results",
     "Result": "results",
     "ImageSpec": "spec",
     "ModelSpec": "spec",

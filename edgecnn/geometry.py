@@ -35,3 +35,9 @@ class Geometry:
     def to_frame(self, input_xy: ArrayLike) -> NDArray[np.float64]:
         """Points (…, 2) as (x, y) in input pixels → the same in frame pixels."""
         return (np.asarray(input_xy, np.float64) - self.offset_xy) / self.scale_xy
+
+    def boxes_to_frame(self, input_xyxy: ArrayLike) -> NDArray[np.float32]:
+        """Boxes (N, 4) as (x1, y1, x2, y2) in input pixels → the same in frame pixels, cut at its borders."""
+        boxes = self.to_frame(np.asarray(input_xyxy, np.float64).reshape(-1, 2, 2))
+        height, width = self.frame_hw
+        return np.clip(boxes, 0, (width, height)).reshape(-1, 4).astype(np.float32)

@@ -24,7 +24,7 @@ from edgecnn.spec import ModelSpec
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Task", "available_tasks", "create_task", "read_head"]
+__all__ = ["Task", "available_tasks", "create_task", "read_head", "split_head"]
 
 
 class Task(Protocol):
@@ -72,19 +72,41 @@ def available_tasks() -> tuple[str, ...]:
 _Head = TypeVar("_Head", bound="DataclassInstance")
 
 
-def read_head(spec: ModelSpec, head_type: type[_Head]) -> _Head:
-    """The spec's head as a task's own dataclass. Raises SpecError on unknown keys or wrong types."""
+def read_head(
+    spec: ModelSpec, head_type: type[_Head], *, given: Mapping[str, Any] | None = None, of: str | None = None
+) -> _Head:
+    """The spec's head as a task's own dataclass.
+
+    Args:
+        spec: the model's.
+        head_type: the dataclass.
+        given: a part of the head, where the rest is read elsewhere.
+        of: what to call it in an error.
+
+    Raises:
+        SpecError: unknown keys or wrong types.
+    """
     import msgspec
 
+    options = spec.head if given is None else given
+    what = of or f"{spec.task} head"
     known = [item.name for item in fields(head_type)]
-    unknown = sorted(set(spec.head) - set(known))
+    unknown = sorted(set(options) - set(known))
     if unknown:
         raise SpecError(
-            f"unknown option of the {spec.task} head",
+            f"unknown option of the {what}",
             got=", ".join(unknown),
             expected="one of " + ", ".join(known) if known else "none",
         )
     try:
-        return msgspec.convert(dict(spec.head), head_type)
+        return msgspec.convert(dict(options), head_type)
     except msgspec.ValidationError as error:
-        raise SpecError(f"the {spec.task} head is wrong", got=str(error)) from error
+        raise SpecError(f"the {what} is wrong", got=str(error)) from error
+
+
+def split_head(spec: ModelSpec, head_type: type[_Head]) -> tuple[_Head, dict[str, Any]]:
+    """The keys of the spec's head that the dataclass knows, and the others. Raises SpecError."""
+    known = {item.name for item in fields(head_type)}
+    own = {name: value for name, value in spec.head.items() if name in known}
+    rest = {name: value for name, value in spec.head.items() if name not in known}
+    return read_head(spec, head_type, given=own), rest

@@ -75,7 +75,8 @@ def spec(**changes: Any) -> ModelSpec:
 
 
 def test_a_task_is_one_module(brightness: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert available_tasks() == ("brightness", "classification", "raw")
+    assert {"brightness", "classification", "raw"} < set(available_tasks())
+    assert not [name for name in available_tasks() if name.startswith("_")]
     path = write_means(tmp_path / "model.onnx", spec=spec(head={"threshold": 0.25}))
     frame = np.full((20, 30, 3), 102, np.uint8)  # 0.4 of 255
     with load(path) as model:
@@ -96,6 +97,6 @@ def test_a_task_is_one_module(brightness: None, tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.parametrize("name", ["brightness", "os", "classification2", "éclair", "tasks"])
 def test_an_unknown_task_is_refused_and_the_known_ones_are_named(name: str) -> None:
-    with pytest.raises(SpecError, match=f"unknown task: got {name}, expected one of classification, raw"):
+    with pytest.raises(SpecError, match=f"unknown task: got {name}, expected one of .*classification, .*raw"):
         create_task(spec(task=name), [TensorInfo("out", (1, 2), "float32")])
     assert f"edgecnn.tasks.{name}" not in sys.modules
