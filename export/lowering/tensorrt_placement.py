@@ -5,8 +5,10 @@ TensorRT fuses `DequantizeLinear → Conv → bias → activation → QuantizeLi
 - The input of each Conv, Gemm and MatMul with constant weights is quantized, which is behind the activation
   of the layer before: nothing comes between a layer and its activation.
 - A ConvTranspose stays in FP16. TensorRT for RTX computes it in float whatever is around it, and would
-  dequantize its weights anew in each inference; on TensorRT 8 quantized ones failed to build (NVIDIA/TensorRT
-  issues 1519, 2280) or were slower than FP16 (1699).
+  dequantize its weights anew in each inference. On TensorRT a device would have to show that INT8 is right
+  and pays: quantized ones failed to build up to 8.4 (NVIDIA/TensorRT issues 1519, 2280), those with
+  groups until some version before 10.9 (1934), gave wrong results with scales along the other channel axis
+  (1694), or were slower than FP16 (1699).
 - The sum of a residual block reads the 8-bit form of its identity branch, if there is one for a layer.
 - What only moves values (MaxPool, Concat, Resize to nearest, Split …) between quantized tensors gets Q/DQ on
   both sides with one scale, the largest of its tensors': it moves bytes. Rounding and taking the largest
@@ -95,7 +97,9 @@ def make_plan(graph: ir.Graph, table: QuantizationTable, leave: Collection[str] 
 
 def _reason_to_leave(node: ir.Node, table: QuantizationTable) -> str | None:
     if node.op_type == "ConvTranspose":
-        return "TensorRT computes transposed convolutions in float"
+        return (
+            "TensorRT for RTX computes transposed convolutions in float, and TensorRT's were not tried"
+        )
     weight, source = weight_of(node), node.inputs[0]
     if weight is None:
         return "its weights or bias are computed, or of a shape that cannot be quantized per channel"
