@@ -6,7 +6,8 @@ at once. To the user each would look new. After a gap, a frame is therefore new 
 - by the stream's own clock it is no later than frames were before the gap, or,
 - where the stream has no clock, it is not the first and did not follow the one before at once.
 
-Frames are doubted for a second at most: a stream's clock may be another one after a gap.
+Frames are doubted for a second at most, unless they are catching up: a stream's clock may be another one
+after a gap.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Backlog:
         self._interval = 0.0  # seconds between frames, averaged over about ten
         self._delays: deque[float] = deque(maxlen=KNOWN_DELAYS)  # arrival minus the stream's own time
         self._doubted_until: float | None = None
+        self._delay_then = 0.0  # when the doubt began, or was prolonged
 
     def is_stale(self, capture: Capture) -> bool:
         """Whether the frame lay on the way during a gap."""
@@ -42,22 +44,34 @@ class Backlog:
         self._last_at = at
         delay = None if capture.source_time is None else at - capture.source_time
         begins = 0 < GAP_INTERVALS * self._interval < waited > GAP_S
-        if waited and (not begins or self._began):  # two gaps in a row are a slower stream
-            self._interval += (min(waited, LONGEST_S) - self._interval) * (0.1 if self._interval else 1.0)
-        self._began = begins
+        two_gaps, self._began = begins and self._began, begins
         if begins:
-            self._doubted_until = at + DOUBT_S
+            self._doubted_until, self._delay_then = at + DOUBT_S, delay or 0.0
         elif self._doubted_until is not None and at > self._doubted_until:
-            self._doubted_until = None
-            self._delays.clear()
-        if self._doubted_until is not None:
-            if delay is not None and self._delays:
-                stale = delay - min(self._delays) > LATE_S
-            else:
-                stale = begins or waited < 0.5 * self._interval
-            if stale:
-                return True
-            self._doubted_until = None
+            self._doubt_again_or_end(at, delay)
+        if self._doubted_until is not None and self._is_late(delay, waited, begins):
+            if two_gaps:  # a stream that became slower
+                self._learn(waited)
+            return True
+        self._doubted_until = None
+        self._learn(waited)
         if delay is not None:
             self._delays.append(delay)
         return False
+
+    def _is_late(self, delay: float | None, waited: float, begins: bool) -> bool:
+        if delay is not None and self._delays:
+            return delay - min(self._delays) > LATE_S
+        return begins or waited < 0.5 * self._interval
+
+    def _doubt_again_or_end(self, at: float, delay: float | None) -> None:
+        """Frames that catch up with their clock are still old ones; those that do not have another clock."""
+        if delay is not None and delay < self._delay_then - LATE_S:
+            self._doubted_until, self._delay_then = at + DOUBT_S, delay
+        else:
+            self._doubted_until = None
+            self._delays.clear()
+
+    def _learn(self, waited: float) -> None:
+        if waited:
+            self._interval += (min(waited, LONGEST_S) - self._interval) * (0.1 if self._interval else 1.0)

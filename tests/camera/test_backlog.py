@@ -51,6 +51,16 @@ def test_a_clock_that_counts_frames_costs_a_second_at_most() -> None:
     assert found == [number <= 10 for number in range(30)]
 
 
+def test_a_long_backlog_that_takes_longer_than_the_doubt_lasts() -> None:
+    """Ten seconds were held up, and come five times as fast as they were made."""
+    times = [0.4 + 0.1 * number for number in range(150)]
+    arrivals = [max(10.3 + 0.02 * number, of) for number, of in enumerate(times)]
+    found = stale([*STEADY, *arrivals], [*STEADY, *times])[4:]
+    late = [at - of > 0.25 for at, of in zip(arrivals, times, strict=True)]
+    assert found == late
+    assert found.index(False) > 100
+
+
 def test_a_slow_stream_has_no_gaps() -> None:
     assert not any(stale([0.0, 1.0, 2.0, 3.0, 5.5]))
 
