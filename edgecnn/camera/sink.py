@@ -137,7 +137,7 @@ class CallbackSink(BaseSink):
 
     def __init__(self, function: Callable[[Output], object], *, name: str | None = None) -> None:
         self._function = function
-        self.name = name or getattr(function, "__qualname__", type(function).__name__)
+        self.name = name or _name_of(function)
 
     def _write(self, output: Output) -> None:
         try:
@@ -148,6 +148,15 @@ class CallbackSink(BaseSink):
             raise OutputError(
                 f"the callback {self.name} failed", got=f"{type(error).__name__}: {error}"
             ) from error
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    """Its name, and of a lambda, which has none, where it stands."""
+    name = str(getattr(function, "__qualname__", type(function).__name__))
+    code = getattr(function, "__code__", None)
+    if code is not None and "<lambda>" in name:
+        return f"lambda in {Path(code.co_filename).name}:{code.co_firstlineno}"
+    return name
 
 
 def refuse_source(target: Path, output: Output) -> None:

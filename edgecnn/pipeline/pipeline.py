@@ -25,11 +25,12 @@ from concurrent.futures import Future
 from time import monotonic, perf_counter
 from types import TracebackType
 
-from edgecnn.camera import Sink, Source, open_camera, open_sink
+from edgecnn.camera import CallbackSink, Sink, Source, open_camera, open_sink
 from edgecnn.camera.events import SourceEvent
 from edgecnn.camera.sink import StopRequested
 from edgecnn.channel import Ended, Keep
 from edgecnn.errors import ClosedError, OutputError, SpecError
+from edgecnn.interrupts import interrupts_deferred
 from edgecnn.model import Model
 from edgecnn.pipeline.cascade import Cascade
 from edgecnn.pipeline.delivery import Failure, Failures, SinkWriter
@@ -65,7 +66,8 @@ class Pipeline:
         source: a Source or the URI of one, or a sequence of them.
         model: a loaded model; or several by name, each a Model or a Cascade upon one before it. Models run at
             the same time on the same frame, and `Output.results` has what each found.
-        sinks: Sinks, or URIs of some. One that fails is closed and reported, and everything else goes on.
+        sinks: Sinks, URIs of some, or functions that take an Output. One that fails is closed and reported,
+            and everything else goes on.
         force: sinks opened here may write over what is there.
         deadline_ms: frames that are older are dropped before anything else is done with them.
         on_event: called with each SourceEvent and Failure, from the thread in which it happens.
@@ -83,7 +85,7 @@ class Pipeline:
         source: SourceLike | Sequence[SourceLike],
         model: Model | Mapping[str, Model | Cascade],
         *,
-        sinks: Sequence[str | os.PathLike[str] | Sink] = (),
+        sinks: Sequence[str | os.PathLike[str] | Sink | Callable[[Output], object]] = (),
         force: bool = False,
         deadline_ms: float | None = None,
         on_event: Callable[[SourceEvent | Failure], None] | None = None,
@@ -109,6 +111,8 @@ class Pipeline:
                 owned = isinstance(sink, (str, os.PathLike))
                 if isinstance(sink, (str, os.PathLike)):
                     sink = opened_sinks.enter_context(open_sink(sink, fps=fps, live=live, force=force))
+                elif callable(sink):
+                    sink = CallbackSink(sink)
                 if sink.name in (other.sink.name for other in writers):
                     raise OutputError(f"the sink {sink.name} is given twice")
                 writers.append(SinkWriter(sink, owned=owned, keep=keep, failures=failures, stop=stages.halt))
@@ -123,8 +127,9 @@ class Pipeline:
         self._delivering = threading.RLock()
         # One that nobody closes is closed when the interpreter ends, or before, when it is collected.
         self._shut = functools.partial(_shut, stages, writers, self._delivering, self._opened, bool(given))
-        atexit.register(self._shut)
-        self._collected = weakref.finalize(self, _shut_elsewhere, self._shut)
+        self._at_exit = functools.partial(_shut_at_exit, self._shut)
+        atexit.register(self._at_exit)
+        self._collected = weakref.finalize(self, _shut_elsewhere, self._shut, self._at_exit)
         self._collected.atexit = False
         self._times = {name: Window() for name in STAGES}
         self._latency, self._age, self._out = Window(), Window(), Rate()
@@ -297,7 +302,7 @@ class Pipeline:
             return
         unfinished = self._shut()  # Ctrl-C may interrupt it: then it is tried again
         self._collected.detach()
-        atexit.unregister(self._shut)
+        atexit.unregister(self._at_exit)
         if unfinished is not None:
             raise unfinished
 
@@ -339,12 +344,18 @@ def _shut(
     return next((writer.unfinished for writer in writers if writer.unfinished is not None), None)
 
 
-def _shut_elsewhere(shut: Callable[[], object]) -> None:
+def _shut_at_exit(shut: Callable[[], object]) -> None:
+    """Shut, whoever is impatient: an interpreter that ends under a thread in native code aborts."""
+    with contextlib.suppress(KeyboardInterrupt), interrupts_deferred():
+        shut()
+
+
+def _shut_elsewhere(shut: Callable[[], object], at_exit: Callable[[], object]) -> None:
     """Shut in a thread: the garbage collector may have interrupted one that holds a channel's lock."""
 
     def shut_once() -> None:
         shut()
-        atexit.unregister(shut)
+        atexit.unregister(at_exit)
 
     Worker("collected", shut_once).start()
 

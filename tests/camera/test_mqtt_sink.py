@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ def test_passwords(tmp_path: Path) -> None:
             eventually(lambda: len(messages) == 1)
         for credentials in ("me:wrong@", ""):
             refused = MqttSink(f"mqtt://{credentials}127.0.0.1:{broker.port}/x")
-            eventually(lambda refused=refused: refused._refused)
+            eventually(partial(getattr, refused, "_refused"))
             with pytest.raises(OutputError, match="refuses the connection: got Not authorized") as caught:
                 refused.write(output())
             assert "wrong" not in str(caught.value)

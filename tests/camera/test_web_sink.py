@@ -91,7 +91,7 @@ def pictures(client: socket.socket) -> Iterator[NDArray[np.uint8]]:
     """The pictures of /stream.mjpg."""
     stream = client.makefile("rb")
     stream.readline()
-    head = {}
+    head: dict[bytes, bytes] = {}
     while (line := stream.readline().strip()) or not head:
         name, _, value = line.partition(b":")
         head[name.lower()] = value.strip()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -116,12 +117,10 @@ def is_running(pid: int) -> bool:
 def test_a_window_shows_pictures_until_the_user_has_seen_enough(display: Display) -> None:
     with running(display, "window:front door") as run:
         assert run.stdin is not None
-        for colour, bgr, close in (
-            ("blue", (255, 0, 0), lambda: display.press(b"q")),
-            ("green", (0, 255, 0), display.close_windows),
-        ):
+        ways = [partial(display.press, b"q"), partial(display.close_windows)]
+        for colour, bgr, close in zip(("blue", "green"), ((255, 0, 0), (0, 255, 0)), ways, strict=True):
             run.stdin.write(f"{colour}\n")
-            eventually(lambda bgr=bgr: shows(display, bgr))
+            eventually(partial(shows, display, bgr))
             close()
         said, _ = run.communicate(timeout=60)
     assert said.splitlines() == ["window:front door True", "stopped"] * 2
