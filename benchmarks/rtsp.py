@@ -12,8 +12,8 @@ with an encoder of its own in the server:
 
 An age is the time from the server's making a picture until the consumer has it (with the pipeline: its
 result); "since capture" counts from `Frame.captured_at`, as `Frame.age_ms` does. Then the server is killed
-and started with another size, and frozen and thawed, in turns: how long after its return frames are there, how
-old they are, and what is left behind.
+and started with another size, and frozen and thawed, in turns: how long after its return frames are there,
+how old they are, and what is left behind.
 
 Last line: one JSON object.
 """
