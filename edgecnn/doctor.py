@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgecnn.device import Device, read_device
+from edgecnn.errors import EdgeCNNError
+from edgecnn.gpu import Gpu, read_gpu
 
 __all__ = ["Finding", "examine"]
 
@@ -180,7 +182,7 @@ def _export_packages(*, jetson: bool) -> Iterator[Finding]:
 
 
 def _nvidia(base: Path, device: Device) -> Iterator[Finding]:
-    purpose = "building TensorRT engines; running them comes in a later version of edgecnn"
+    purpose = "TensorRT engines"
     jetson = device.l4t is not None
     driver = _first_line(base / "proc/driver/nvidia/version") or (
         f"of Jetson Linux {device.l4t}" if jetson else None
@@ -190,10 +192,16 @@ def _nvidia(base: Path, device: Device) -> Iterator[Finding]:
     else:
         remedy = "On a machine with an NVIDIA GPU, install its driver"
         yield _lacking("NVIDIA driver", "none loaded", purpose, remedy)
+    gpu = read_gpu()
+    if gpu is not None:
+        found = f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_bytes / GB:.1f} GB"
+        yield Finding(name="GPU", state="ok", found=f"{found}, CUDA {gpu.cuda}", needed_for=purpose)
+    elif driver:
+        remedy = "See nvidia-smi and CUDA_VISIBLE_DEVICES; a container needs --runtime nvidia or --gpus all"
+        yield _lacking("GPU", "the driver shows none here", purpose, remedy)
     for module, package, remedy in (
         ("tensorrt", "tensorrt", f"It comes with JetPack: {_JETPACK}" if jetson else "pip install tensorrt"),
         ("tensorrt_rtx", "tensorrt-rtx", "pip install 'edgecnn[rtx]'"),
-        ("pycuda", "pycuda", "pip install 'edgecnn[jetson]'"),
     ):
         if importlib.util.find_spec(module) is not None:
             yield Finding(name=module, state="ok", found=_version(package) or "installed", needed_for=purpose)
@@ -201,6 +209,28 @@ def _nvidia(base: Path, device: Device) -> Iterator[Finding]:
             hidden = module == "tensorrt" and jetson and sys.prefix != sys.base_prefix
             found = "not visible in this virtual environment" if hidden else "not installed"
             yield _lacking(module, found, purpose, remedy)
+    yield _pycuda(gpu, jetson=jetson)
+
+
+def _pycuda(gpu: Gpu | None, *, jetson: bool) -> Finding:
+    """Whether PyCUDA is there, and, where there is a GPU, whether it opens it."""
+    name, purpose = "pycuda", "running TensorRT engines"
+    if importlib.util.find_spec("pycuda") is None:
+        remedy = "pip install 'edgecnn[jetson]'" if jetson else "pip install 'edgecnn[rtx]'"
+        return _lacking(name, "not installed", purpose, f"{remedy}, with nvcc in PATH: it is compiled")
+    version = _version("pycuda") or "installed"
+    if gpu is None:
+        return Finding(name=name, state="ok", found=f"{version}, no GPU to try it on", needed_for=purpose)
+    from edgecnn.backends.cuda import CudaContext
+
+    try:
+        CudaContext().close()
+    except EdgeCNNError as error:
+        found = f"{version}; {error.what}: {error.got}"
+        return Finding(
+            name=name, state="warning", found=found, needed_for=purpose, remedy=error.remedy or "Restart"
+        )
+    return Finding(name=name, state="ok", found=f"{version}, opens the GPU", needed_for=purpose)
 
 
 def _memory(base: Path, device: Device) -> Finding:

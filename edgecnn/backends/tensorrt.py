@@ -105,6 +105,7 @@ class TensorRTBackend:
         self._engine: Any = None
         self._runtime: Any = None
         self._messages = Messages()
+        self._logger: Any = None
         self._cuda = CudaContext()
         try:
             self._cuda.call(_without_frames, self._load, path, info, libraries, workers)
@@ -184,7 +185,8 @@ class TensorRTBackend:
 
     def _free_engine(self) -> None:
         self._engine = None
-        self._runtime = None  # which must outlive the engine
+        self._runtime = None
+        self._logger = None
 
     def _free_lost(self) -> None:
         """Nothing can be freed one by one on a lost device: PyCUDA would complain of each on stderr.
@@ -241,7 +243,8 @@ class TensorRTBackend:
         """Make the engine; returns the library that takes the plan."""
         plan = path.read_bytes()
         for trt in libraries:
-            self._runtime = runtime = trt.Runtime(make_logger(trt, self._messages))
+            self._logger = make_logger(trt, self._messages)
+            self._runtime = runtime = trt.Runtime(self._logger)
             if info is not None and info.dla_core is not None:
                 runtime.DLA_core = info.dla_core
             if info is not None and info.version_compatible:
@@ -292,10 +295,10 @@ def _sidecar(path: Path) -> EngineInfo | None:
 
 def _metadata(info: EngineInfo | None) -> dict[str, str]:
     """What an ONNX file would carry in its metadata, from the sidecar."""
-    import msgspec
-
     if info is None:
         return {}
+    import msgspec
+
     found = max(info.convolutions, key=lambda name: info.convolutions[name], default=info.precision)
     build = {
         "precision": found,

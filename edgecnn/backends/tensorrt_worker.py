@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgecnn.backends import TensorInfo
 from edgecnn.backends.cuda import CudaContext, SharedBuffer
 from edgecnn.backends.cuda_driver import Graph
-from edgecnn.errors import EdgeCNNError, InputError, ModelFormatError
+from edgecnn.errors import DeviceLostError, EdgeCNNError, InputError, ModelFormatError
 
 __all__ = ["Profile", "Worker", "read_profiles", "read_tensors"]
 
@@ -268,7 +268,10 @@ class Worker:
             raise self._failed(f"TensorRT does not take profile {index}")
         self._stream.synchronize()
         self._profile = index
-        self._shapes_set = False  # TensorRT forgets them
+        self._shapes_set = False  # TensorRT forgets them; of addresses its documentation says nothing
+        for slot in (*self._inputs, *self._outputs):
+            if slot.name not in self._allocators:
+                self._bind(slot)
 
     def _enqueue(self) -> None:
         """Give upload, inference and download to the stream. Shapes of outputs are known when it returns."""
@@ -303,6 +306,8 @@ class Worker:
             graph.capture(self._enqueue)
         except AttributeError as error:
             return f"off: the driver has no {error.name or 'graphs'}"
+        except DeviceLostError:
+            raise
         except EdgeCNNError as error:
             self._stream.synchronize()  # raises where more is wrong than that
             return f"off: {error.got or error.what}"

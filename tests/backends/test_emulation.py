@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -43,6 +44,26 @@ def test_on_the_emulated_gpu(name: str, environment: dict[str, str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout)
     assert "skipped" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("part", "count"), [("cuda", 11), ("tensorrt", 10)])
+def test_gpu_check_runs_on_the_emulation(part: str, count: int, environment: dict[str, str]) -> None:
+    """So that it works when it is carried to a machine with a GPU; its figures say nothing here."""
+    script = EMULATION.parents[1] / "scripts/gpu_check"
+    done = subprocess.run(
+        [sys.executable, str(script), "--only", part, "--seconds", "0.01"],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["gpu"]["name"] == "Emulated GPU"
+    states = {check["name"]: check["state"] for check in report["checks"]}
+    assert len(states) == count
+    skipped = {name for name, state in states.items() if state == "skipped"}
+    # nothing there runs kernels
+    assert skipped == ({"kernel, graph of it", "device lost"} if part == "cuda" else set())
+    assert set(states.values()) <= {"ok", "skipped"}
 
 
 def emulated(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:

@@ -122,5 +122,5 @@ def test_a_plan_is_inspected_without_a_gpu(
     plan.write_bytes(plan.read_bytes()[:-1])
     assert main(["inspect", str(plan), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["plan_is_intact"] is False
-    with pytest.raises(edgecnn.EdgeCNNError, match="needs an NVIDIA GPU|PyCUDA|is truncated"):
+    with pytest.raises(edgecnn.EdgeCNNError, match=r"needs an NVIDIA GPU|PyCUDA|is truncated"):
         edgecnn.load(plan)

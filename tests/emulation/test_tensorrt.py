@@ -1,4 +1,4 @@
-"""The TensorRT backend on real PyCUDA, an emulated driver, and a TensorRT that is ONNX Runtime behind its API."""
+"""The TensorRT backend on real PyCUDA, an emulated driver, and ONNX Runtime behind TensorRT's API."""
 
 from __future__ import annotations
 

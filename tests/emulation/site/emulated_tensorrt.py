@@ -13,6 +13,7 @@ import enum
 import json
 import math
 import struct
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -198,7 +199,7 @@ class IExecutionContext:
         self._allocators: dict[str, Any] = {}
         self._profile = 0
         self._shapes = {name: engine.get_tensor_shape(name) for name in engine._inputs}
-        self._kept: list[Any] = []  # callbacks that a graph may call again
+        self._kept: deque[Any] = deque(maxlen=4096)  # callbacks that are queued, or that a graph calls again
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if name not in self._engine._values or memory % 256:
@@ -286,7 +287,7 @@ class IExecutionContext:
 
     def _enqueue(self, stream: int, function: Callable[[Any], None]) -> bool:
         callback = _CALLBACK(function)
-        self._kept = [*self._kept[-7:], callback] if len(self._kept) > 8 else [*self._kept, callback]
+        self._kept.append(callback)
         if code := cuda.emu_call(stream, callback, None):
             return self._fail_cuda(code)
         return True
@@ -308,3 +309,77 @@ def _cuda_error(logger: ILogger, code: int) -> None:
     text = ctypes.c_char_p()
     cuda.cuGetErrorString(code, ctypes.byref(text))
     _error(logger, f"[emulation.cpp::call::1] Error Code 1: Cuda Runtime ({(text.value or b'?').decode()})")
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    STRONGLY_TYPED = 1
+
+
+class ITensor:
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self.name, self.shape = name, shape
+
+
+class INetworkDefinition:
+    def __init__(self) -> None:
+        self._model = b""
+        self._inputs: list[ITensor] = []
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self._inputs)
+
+    def get_input(self, index: int) -> ITensor:
+        return self._inputs[index]
+
+
+class OnnxParser:
+    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+        self._network, self._logger = network, logger
+
+    def parse(self, model: bytes) -> bool:
+        try:
+            session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            _error(self._logger, str(error))
+            return False
+        self._network._model = model
+        self._network._inputs = [
+            ITensor(item.name, tuple(side if isinstance(side, int) else -1 for side in item.shape))
+            for item in session.get_inputs()
+        ]
+        return True
+
+
+class IOptimizationProfile:
+    def __init__(self) -> None:
+        self._shapes: dict[str, list[list[int]]] = {}
+
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+        self._shapes[input] = [list(min), list(opt), list(max)]
+
+
+class IBuilderConfig:
+    def __init__(self) -> None:
+        self._profiles: list[dict[str, list[list[int]]]] = []
+
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+        self._profiles.append(profile._shapes)
+        return len(self._profiles) - 1
+
+
+class Builder:
+    def __init__(self, logger: ILogger) -> None:
+        self.logger = logger
+
+    def create_network(self, flags: int = 0) -> INetworkDefinition:
+        return INetworkDefinition()
+
+    def create_builder_config(self) -> IBuilderConfig:
+        return IBuilderConfig()
+
+    def create_optimization_profile(self) -> IOptimizationProfile:
+        return IOptimizationProfile()
+
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
+        return make_plan(network._model, config._profiles, exact=True)
