@@ -15,7 +15,6 @@ import functools
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -184,4 +183,4 @@ if __name__ == "__main__":
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--user")
     parser.add_argument("--password")
-    sys.exit(_serve(parser.parse_args()))
+    _serve(parser.parse_args())

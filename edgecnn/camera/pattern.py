@@ -155,7 +155,7 @@ def _background(height: int, width: int, pixel_format: PatternFormat) -> NDArray
     if pixel_format == "bgr":
         return planes
     if pixel_format == "gray":
-        return planes[:, :, 0].copy()
+        return np.array(planes[:, :, 0])
     colour = planes[:, : 2 * width, 1].copy()
     if pixel_format == "yuyv":  # Y U Y V …
         return np.stack([planes[:, :, 0], colour], axis=2)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from edgecnn.camera import Capture
@@ -11,7 +13,7 @@ IMAGE = np.zeros((1, 1, 3), np.uint8)
 def stale(arrivals: list[float], times: list[float] | None = None) -> list[bool]:
     """For each frame, by when it arrived and its time by the stream's own clock."""
     backlog = Backlog()
-    sources = times or [None] * len(arrivals)
+    sources: Sequence[float | None] = times or [None] * len(arrivals)
     return [
         backlog.is_stale(Capture(IMAGE, at, "s", source_time=of))
         for at, of in zip(arrivals, sources, strict=True)

@@ -12,6 +12,7 @@ import pytest
 from edgecnn.camera import SourceEvent, open_camera
 from edgecnn.camera import device as device_module
 from edgecnn.camera.device import camera_devices
+from edgecnn.camera.uri import parse_source
 from edgecnn.errors import BackendUnavailableError, SourceError
 from tests.colours import colour_cycle, colour_of, write_video
 
@@ -67,6 +68,67 @@ def test_frames_of_a_camera(opened: list[tuple[object, int]]) -> None:
         with pytest.raises(SourceError, match="/dev/video3 gives no more frames: got unplugged"):
             next(source)
         assert source.state == "closed"
+
+
+class MadeUpCamera:
+    """Stands in for `cv2.VideoCapture` of a camera, of which there is none here: it does 1280 × 720 as MJPG at
+    30 frames a second and as YUYV at 10, and keeps what it does not do."""
+
+    def __init__(self) -> None:
+        self.values = {
+            cv2.CAP_PROP_FRAME_WIDTH: 640.0,
+            cv2.CAP_PROP_FRAME_HEIGHT: 480.0,
+            cv2.CAP_PROP_FPS: 30.0,
+            cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter.fourcc(*"YUYV")),
+            cv2.CAP_PROP_CONVERT_RGB: 1.0,
+        }
+        self.order: list[int] = []
+        self.released = False
+
+    def set(self, key: int, value: float) -> None:
+        self.order.append(key)
+        mjpg = self.values[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter.fourcc(*"MJPG")
+        if key == cv2.CAP_PROP_FPS and not mjpg:
+            value = min(value, 10.0)
+        if (key, value) not in ((cv2.CAP_PROP_FRAME_WIDTH, 1920), (cv2.CAP_PROP_FRAME_HEIGHT, 1080)):
+            self.values[key] = float(value)
+
+    def get(self, key: int) -> float:
+        return self.values[key]
+
+    def release(self) -> None:
+        self.released = True
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUpCamera:
+    camera = MadeUpCamera()
+    monkeypatch.setattr(device_module, "_problem", lambda device: None)
+    monkeypatch.setattr(device_module, "open_capture", lambda target, api: camera)
+    return camera
+
+
+def test_what_a_uri_asks_of_a_camera_is_set_with_the_format_first(made_up: MadeUpCamera) -> None:
+    uri = "v4l2:///dev/video0?width=1280&height=720&fps=30&format=mjpg&raw=1"
+    device_module.open_device(parse_source(uri)).close()
+    assert made_up.order[0] == cv2.CAP_PROP_FOURCC
+    assert made_up.values[cv2.CAP_PROP_FRAME_WIDTH] == 1280
+    assert made_up.values[cv2.CAP_PROP_CONVERT_RGB] == 0
+    assert made_up.released
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("width=1920&height=1080", "does not do that width: got 640, expected 1920"),
+        ("fps=30", "does not do that fps: got 10, expected 30"),
+    ],
+)
+def test_what_a_camera_does_not_do_is_an_error(made_up: MadeUpCamera, query: str, said: str) -> None:
+    with pytest.raises(SourceError, match=said) as caught:
+        device_module.open_device(parse_source(f"v4l2:///dev/video0?{query}"))
+    assert "v4l2-ctl" in str(caught.value)
+    assert made_up.released
 
 
 def test_a_camera_that_is_unplugged_and_comes_back(

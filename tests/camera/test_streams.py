@@ -186,7 +186,10 @@ def test_a_recording_at_its_own_speed_stands_in_for_a_camera(tmp_path: Path) -> 
     clip = write_video(tmp_path / "clip.mp4", colour_cycle(20), fps=50)
     with open_camera(clip, policy="latest") as source:
         start = monotonic()
-        frames = [frame for frame in source if time.sleep(0.05) is None]
+        frames = []
+        for frame in source:
+            frames.append(frame)
+            time.sleep(0.05)
         assert monotonic() - start > 0.3
         assert source.dropped > 5
         assert frames[-1].index == 19
