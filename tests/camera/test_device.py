@@ -71,8 +71,8 @@ def test_frames_of_a_camera(opened: list[tuple[object, int]]) -> None:
 
 
 class MadeUpCamera:
-    """Stands in for `cv2.VideoCapture` of a camera, of which there is none here: it does 1280 × 720 as MJPG at
-    30 frames a second and as YUYV at 10, and keeps what it does not do."""
+    """In the place of a camera's `cv2.VideoCapture`; there is none here. It does 1280 × 720 as MJPG at 30
+    frames a second and as YUYV at 10, and keeps what it does not do."""
 
     def __init__(self) -> None:
         self.values = {
