@@ -10,9 +10,11 @@ A model with a name has it in the topic, `/camera/NAME/classification`; the pipe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
@@ -72,6 +74,8 @@ class BagSink(BaseSink):
         for name, text in _VISION_MSGS.items():
             self._store.register(get_types_from_msg(text, name))
         self._folder = self._path.with_name(f".edgecnn-{secrets.token_hex(8)}")
+        # SQLite's objects belong to the thread that made them, and a sink may be closed by another.
+        self._storage = ThreadPoolExecutor(1, thread_name_prefix="edgecnn-bag")
         self._writer: Any = None
         self._topics: dict[str, Any] = {}
         self._frames = 0
@@ -80,12 +84,7 @@ class BagSink(BaseSink):
         moment_ns = time_ns() - round((monotonic() - output.frame.captured_at) * 1e9)
         camera = f"/camera{output.camera or ''}"
         try:
-            if self._writer is None:
-                self._open()
-            self._add_image(f"{camera}/image/compressed", moment_ns, output)
-            results = output.results or {"": output.result}
-            for name, result in results.items():
-                self._add_result(f"{camera}/{name}" if name else camera, moment_ns, result)
+            self._storage.submit(self._add_output, camera, moment_ns, output).result()
         except OutputError:
             raise
         except Exception as error:  # which library's they are is the storage's own business
@@ -98,6 +97,14 @@ class BagSink(BaseSink):
                 got=f"less than {RESERVE_BYTES >> 20} MB left on the disk",
                 remedy=f"It holds the first {self._frames} frames",
             )
+
+    def _add_output(self, camera: str, moment_ns: int, output: Output) -> None:
+        if self._writer is None:
+            self._open()
+        self._add_image(f"{camera}/image/compressed", moment_ns, output)
+        results = output.results or {"": output.result}
+        for name, result in results.items():
+            self._add_result(f"{camera}/{name}" if name else camera, moment_ns, result)
 
     def _add_image(self, topic: str, moment_ns: int, output: Output) -> None:
         cv2 = import_cv2()
@@ -148,10 +155,11 @@ class BagSink(BaseSink):
 
     def _finish(self) -> None:
         if self._writer is None:
+            self._storage.shutdown()
             return
         writer, self._writer = self._writer, None
         try:
-            writer.close()
+            self._storage.submit(writer.close).result()
             self._check()  # again: something may have appeared meanwhile
             if self._path.exists():
                 shutil.rmtree(self._path)
@@ -161,12 +169,16 @@ class BagSink(BaseSink):
         except Exception as error:
             raise OutputError(f"cannot finish {self.name}", got=f"{type(error).__name__}: {error}") from error
         finally:
+            self._storage.shutdown()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _abandon(self, error: OSError) -> None:
         if self._writer is not None:
+            with contextlib.suppress(Exception):  # what was wrong is known
+                self._storage.submit(self._writer.close).result()
             self._writer = None
             shutil.rmtree(self._folder, ignore_errors=True)
+        self._storage.shutdown()
 
     def _check(self) -> None:
         parent = self._path.parent

@@ -41,7 +41,7 @@ class WebSink(BaseSink):
     Args:
         uri: `http://HOST:PORT`. Without a host it listens on 127.0.0.1, which only this machine reaches; port
             0 takes a free one, which `name` then says. Options: `fps`, how many pictures a second at most
-            (30), and `width`, to which wider pictures are scaled.
+            (30); `width`, to which wider pictures are scaled; `camera`, the number of the only one to show.
 
     Raises:
         OutputError: the port is taken or not allowed, or the host is not this machine.
@@ -51,7 +51,7 @@ class WebSink(BaseSink):
 
     def __init__(self, uri: str) -> None:
         import_cv2()
-        address = parse_address(uri, options=("fps", "width"))
+        address = parse_address(uri, options=("fps", "width", "camera"))
         if address.path or address.user is not None:
             raise OutputError(
                 f"cannot serve {address.name}",
@@ -60,6 +60,7 @@ class WebSink(BaseSink):
             )
         self._pause_s = 1 / address.number("fps", _DEFAULT_FPS, low=0.1, high=_MAX_FPS)
         self._width = int(address.number("width", 0, low=16, high=16384))
+        self._camera = int(address.number("camera", -1, low=0, high=1000))
         self._pictures, self._results = Feed(), Feed()
         self._server = _listen(address, self._pictures, self._results)
         host, port = self._server.server_address[:2]
@@ -72,6 +73,8 @@ class WebSink(BaseSink):
             _log.warning("web view at %s: anyone who reaches this port sees the picture", self.name)
 
     def _write(self, output: Output) -> None:
+        if self._camera not in (-1, output.camera):
+            return
         now = monotonic()
         self._written.append(now)
         if now < self._next:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,17 @@ def test_a_bag_has_pictures_and_results_with_the_time_of_capture(tmp_path: Path)
     assert [(entry.class_id, entry.score) for entry in classes[0][2].results] == [("cat", 0.5), ("dog", 0.5)]
     with pytest.raises(ClosedError):
         sink.write(output())
+
+
+def test_written_by_one_thread_and_closed_by_another(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path / "out.rosbag")
+    before = threading.active_count()
+    writing = threading.Thread(target=sink.write, args=[output()])
+    writing.start()
+    writing.join()
+    sink.close()
+    assert len(messages(tmp_path / "out.rosbag")) == 2
+    assert threading.active_count() == before
 
 
 def test_other_results_named_models_and_further_cameras(tmp_path: Path) -> None:

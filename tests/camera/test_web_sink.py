@@ -177,6 +177,15 @@ def test_wider_pictures_are_scaled_and_rare_ones_stay_rare() -> None:
         assert writing.written - before > 40  # at most one in twenty
 
 
+def test_one_of_several_cameras() -> None:
+    def of_camera(number: int) -> Output:
+        made = fresh(solid(("red", "green", "blue")[number % 3]))
+        return Output(made.result, made.frame, made.latency, camera=number % 3)
+
+    with WebSink("http://:0?camera=1") as sink, Writing(sink, of_camera, fps=90), watch(sink) as client:
+        assert {colour_of(picture) for picture in itertools.islice(pictures(client), 10)} == {"green"}
+
+
 def test_a_picture_is_encoded_once_and_only_for_someone(
     sink: WebSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,7 +420,7 @@ def test_a_port_that_is_taken(sink: WebSink) -> None:
         ("http://me:secret@:0", r"http://\*\*\*@:0: got a user name, and the web view has no log-in"),
         ("http://:0?fps=0", "got fps=0, expected a number from 0.1 to 60"),
         ("http://:0?fps=x", "got fps=x"),
-        ("http://:0?widht=3", "got the option widht, expected fps or width"),
+        ("http://:0?widht=3", "got the option widht, expected fps or width or camera"),
     ],
 )
 def test_addresses_that_cannot_be(uri: str, message: str) -> None:
