@@ -32,7 +32,7 @@ def check_flavour(trt: Any, models: Sequence[Path], report: Report, *, seconds: 
     with tempfile.TemporaryDirectory() as folder:
         for name in NETWORKS:
             for precision in ("fp32", "fp16", "int8"):
-                content = make_network(name, precision)  # type: ignore[arg-type]  # they are its Literal
+                content = make_network(name, precision)
                 _check(trt, f"{name} {precision}", content, precision, Path(folder), report, seconds)
         for path in models:
             _check(trt, path.name, path.read_bytes(), "as given", Path(folder), report, seconds)

@@ -79,8 +79,7 @@ class _Net:
         return self.add("Relu", self.add("Conv", x, w, bias, **attributes))
 
     def output(self, x: str, name: str, sides: list[int | str]) -> None:
-        self.nodes.append(helper.make_node("Cast" if self.half else "Identity", [x], [name],
-                                           **({"to": TensorProto.FLOAT} if self.half else {})))  # fmt: skip
+        self.nodes.append(helper.make_node("Cast", [x], [name], to=TensorProto.FLOAT))  # in FP32 nothing
         self.outputs.append((name, [self.batch, *sides]))
 
     def to_bytes(self, *, observe: bool = False) -> bytes:

@@ -186,6 +186,7 @@ class SharedBuffer:
         self._cuda = context.cuda
         self._mapped = context.shares_memory
         self._device: Any = None
+        self._pages: Any = None
         self._allocate(capacity)
 
     def ensure(self, capacity: int) -> None:
@@ -218,7 +219,7 @@ class SharedBuffer:
         flags = self._cuda.host_alloc_flags.DEVICEMAP if self._mapped else 0
         capacity = max(1, capacity)  # CUDA refuses nothing at all, and TensorRT wants an address
         self.host = self._cuda.pagelocked_empty(capacity, np.uint8, mem_flags=flags)
-        self._pages: Any = self.host.base
+        self._pages = self.host.base
         if self._mapped:
             self.address = int(self._pages.get_device_pointer())
         else:

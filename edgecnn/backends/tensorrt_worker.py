@@ -45,7 +45,8 @@ def read_tensors(trt: Any, engine: Any) -> tuple[tuple[TensorInfo, ...], tuple[T
     Raises:
         ModelFormatError: one is of a type, format or place that NumPy's arrays cannot serve.
     """
-    inputs, outputs = [], []
+    inputs: list[TensorInfo] = []
+    outputs: list[TensorInfo] = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         dtype, layout = engine.get_tensor_dtype(name).name, engine.get_tensor_format(name).name

@@ -145,7 +145,7 @@ class ICudaEngine:
         return int(self._options.get("scratch", 1 << 16))
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self._values)[index]
+        return str(list(self._values)[index])
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
@@ -181,7 +181,7 @@ class ICudaEngine:
         if not host:
             return None
         raw = (ctypes.c_char * (count * dtype.itemsize)).from_address(host)
-        return np.frombuffer(raw, dtype, count).reshape(shape)
+        return np.frombuffer(memoryview(raw).cast("B"), dtype, count).reshape(shape)
 
     def _write(self, addresses: dict[str, int], values: dict[str, Any]) -> None:
         for name, value in values.items():
