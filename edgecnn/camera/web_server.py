@@ -80,7 +80,7 @@ class WebServer(socketserver.TCPServer):
         self._threads: dict[socket.socket, threading.Thread] = {}
         self._reading: dict[socket.socket, float] = {}  # connection → when its request has to be there
         super().__init__(address, _Handler)
-        self.loopback = ipaddress.ip_address(self.server_address[0].partition("%")[0]).is_loopback  # type: ignore[union-attr, arg-type]
+        self.loopback = ipaddress.ip_address(str(self.server_address[0]).partition("%")[0]).is_loopback
         self._acceptor = threading.Thread(
             target=self.serve_forever, args=(_POLL_S,), name="edgecnn-web", daemon=True
         )

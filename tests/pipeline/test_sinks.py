@@ -87,12 +87,15 @@ def test_viewers_that_never_read_cost_no_frame(tmp_path: Path) -> None:
 def test_a_video_of_a_slow_model_runs_at_the_speed_of_the_camera(tmp_path: Path) -> None:
     def slow(image: NDArray[np.float32]) -> NDArray[np.float32]:
         sleep(0.1)
-        return image.mean((2, 3))
+        return np.asarray(image.mean((2, 3)), np.float32)
 
     seen: list[float] = []
     with function_model(slow) as model, open_camera("test://?fps=30&frames=60") as camera:
-        sinks = [tmp_path / "a.mp4", lambda output: seen.append(output.frame.captured_at)]
-        with Pipeline(camera, model, sinks=sinks) as pipeline:
+
+        def note(output: Output) -> None:
+            seen.append(output.frame.captured_at)
+
+        with Pipeline(camera, model, sinks=[tmp_path / "a.mp4", note]) as pipeline:
             pipeline.run()
     assert len(seen) < 40  # of 60
     # Both sinks may miss the same frames or not: a frame at either end is a tenth of a second.
