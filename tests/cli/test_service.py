@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -180,6 +181,24 @@ def test_sighup_reads_the_config_again(service: Start, tmp_path: Path) -> None:
     running.wait_for(running.has_lines("b.jsonl"), "frames in the other file")
     running.end(signal.SIGTERM)
     assert running.process.returncode == 0
+
+
+def test_beginning_anew_leaves_nothing_behind(service: Start, tmp_path: Path) -> None:
+    sinks = ("--sink", "out.jsonl", "--sink", "http://127.0.0.1:0")
+    running = service("--source", CAMERA, *sinks, "--metrics", "0")
+    proc = Path("/proc", str(running.process.pid))
+    counts: list[tuple[int, int]] = []
+    for turn in range(9):
+        is_set_aside = functools.partial(lambda count: len(list(tmp_path.glob("out.*.jsonl"))) == count, turn)
+        running.wait_for(is_set_aside, "file set aside")
+        running.wait_for(running.has_lines(), "new file")
+        counts.append((len(list(proc.glob("task/*"))), len(list(proc.glob("fd/*")))))
+        running.send(signal.SIGHUP if turn < 8 else signal.SIGTERM)
+    running.end()
+    assert running.process.returncode == 0
+    threads, descriptors = zip(*counts[1:], strict=True)  # the first run has loaded libraries on its way
+    assert max(threads[-3:]) <= max(threads[:3])
+    assert max(descriptors[-3:]) <= max(descriptors[:3])
 
 
 def test_many_signals(service: Start) -> None:
