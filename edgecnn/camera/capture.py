@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Any
 
 from edgecnn.camera.opencv import import_cv2, positive_number, quiet
+from edgecnn.camera.pool import FramePool
 from edgecnn.camera.source import Capture, Skipped
 from edgecnn.errors import SourceError
 
@@ -14,12 +15,12 @@ __all__ = ["CaptureReader", "read_capture"]
 DRAIN_S = 1.0
 
 
-def read_capture(capture: Any, name: str) -> Capture | None:
+def read_capture(capture: Any, name: str, pool: FramePool) -> Capture | None:
     """The next frame, or None where there is none.
 
     Returns:
-        The image in an array of its own. Its source time is OpenCV's CAP_PROP_POS_MSEC: the presentation time
-        of a file's or a stream's frame, the driver's time stamp of a Video4Linux camera's.
+        The image in an array that nobody else holds. Its source time is OpenCV's CAP_PROP_POS_MSEC: the
+        presentation time of a file's or a stream's frame, the driver's time stamp of a Video4Linux camera's.
     """
     cv2 = import_cv2()
     with quiet():
@@ -28,9 +29,10 @@ def read_capture(capture: Any, name: str) -> Capture | None:
         if not grabbed:
             return None
         position_ms = capture.get(cv2.CAP_PROP_POS_MSEC)
-        image = capture.retrieve()[1]  # YUV → BGR
-    if image is None:
+        there, image = capture.retrieve(pool.take())  # YUV → BGR
+    if not there:
         return None
+    pool.remember(image)
     source_time = position_ms / 1e3 if 0 <= position_ms < 1e15 else None
     return Capture(image, captured_at, name, source_time=source_time)
 
@@ -57,10 +59,11 @@ class CaptureReader:
         self.skipped: tuple[Skipped, ...] = ()
         self._capture: Any = capture
         self._lost = lost
+        self._pool = FramePool()
 
     def read(self) -> Capture | None:
         """See `Reader.read`."""
-        capture = read_capture(self._capture, self.name)
+        capture = read_capture(self._capture, self.name, self._pool)
         if capture is None and self.live:
             raise SourceError(f"{self.name} gives no more frames", got=self._lost)
         return capture

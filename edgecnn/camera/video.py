@@ -9,6 +9,7 @@ from typing import Any
 
 from edgecnn.camera.capture import read_capture
 from edgecnn.camera.opencv import import_cv2, open_capture, positive_number
+from edgecnn.camera.pool import FramePool
 from edgecnn.camera.source import Capture, Skipped
 from edgecnn.camera.uri import display_path
 from edgecnn.errors import SourceError
@@ -55,10 +56,11 @@ class VideoReader:
             int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
         )
         self._decoded = 0
+        self._pool = FramePool()
 
     def read(self) -> Capture | None:
         """See `Reader.read`. Raises SourceError where not one frame can be decoded."""
-        capture = read_capture(self._capture, self.name)
+        capture = read_capture(self._capture, self.name, self._pool)
         if capture is None:
             self._report_end()
             return None
