@@ -16,7 +16,7 @@ PyCUDA as it is (read in the source of 2026.1), and what follows from it:
 
 from __future__ import annotations
 
-import threading
+import _thread
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -146,13 +146,7 @@ class CudaContext:
             else:
                 context.detach()
 
-        try:
-            thread = threading.Thread(target=release, name="edgecnn-cuda-release")
-            thread.start()
-        except RuntimeError:  # the interpreter ends and starts no thread; this one's stack ends with it
-            release()
-        else:
-            thread.join()
+        _on_a_thread_that_ends(release)
 
     def _translate(self, what: str, error: Exception) -> Exception:
         """PyCUDA's error → ours; free memory is asked for while the context is still current."""
@@ -163,6 +157,28 @@ class CudaContext:
         except self.cuda.Error:
             memory = None
         return self.driver.error(what, code, said, memory)
+
+
+def _on_a_thread_that_ends(function: Callable[[], None]) -> None:
+    """Call a function on a thread of its own and wait for it.
+
+    Not by `threading`, whose locks the collector's caller may hold: this can run where garbage is collected.
+    """
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            function()
+        finally:
+            done.release()
+
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:  # the interpreter ends and starts no thread; this one's stack ends with it
+        function()
+    else:
+        done.acquire()
 
 
 class SharedBuffer:

@@ -6,8 +6,11 @@ has loaded already; nothing here makes a context.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from edgecnn.errors import BackendUnavailableError, DeviceLostError, InferenceError
@@ -136,6 +139,18 @@ class Driver:
         return call
 
 
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """What the collector finds may free GPU memory, which spoils a capture on the same thread."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 class Graph:
     """What one stream was given between `begin` and `end`, launched again with one call.
 
@@ -158,26 +173,28 @@ class Graph:
         self._destroy_graph = driver.function("cuGraphDestroy", _POINTER)
         self._destroy = driver.function("cuGraphExecDestroy", _POINTER)
 
-    def capture(self, enqueue: Any) -> None:
+    def capture(self, enqueue: Callable[[], None]) -> None:
         """Record what `enqueue()` gives to the stream, without running it. Whatever it raises is raised."""
+        with _no_collection():
+            graph = self._record(enqueue)
+        try:
+            self._instantiate(ctypes.byref(self._executable), graph, 0)
+        finally:
+            self._destroy_graph(graph)
+
+    def _record(self, enqueue: Callable[[], None]) -> ctypes.c_void_p:
         graph = _POINTER()
         self._begin(self._stream, _CAPTURE_THREAD_LOCAL)
         try:
             enqueue()
         except BaseException:
             # the stream must leave the capture; that this fails too is known already
-            try:
+            with contextlib.suppress(InferenceError):
                 self._end(self._stream, ctypes.byref(graph))
-            except InferenceError:
-                graph = _POINTER()
-            if graph:
                 self._destroy_graph(graph)
             raise
         self._end(self._stream, ctypes.byref(graph))
-        try:
-            self._instantiate(ctypes.byref(self._executable), graph, 0)
-        finally:
-            self._destroy_graph(graph)
+        return graph
 
     def launch(self) -> None:
         """Give the recorded work to the stream."""

@@ -98,7 +98,6 @@ class TensorRTBackend:
                 _log.warning("%s", warning)
         self.metadata: Mapping[str, str] = _metadata(info)
         self._lost: str | None = None
-        self._closed = self._forked = False
         self._turn = itertools.count()
         self._closing = threading.Lock()
         self._workers: list[Worker] = []
@@ -107,6 +106,7 @@ class TensorRTBackend:
         self._messages = Messages()
         self._logger: Any = None
         self._cuda = CudaContext()
+        self._closed = self._forked = False
         try:
             self._cuda.call(_without_frames, self._load, path, info, libraries, workers)
         except BaseException:
@@ -126,10 +126,9 @@ class TensorRTBackend:
             DeviceLostError: the GPU's context is gone; this backend then only says so until it is closed.
             ClosedError: it is closed.
         """
+        self._check_usable()  # before the locks, which somebody holds for ever where the process was forked
         check_feeds(self.inputs, feeds)
         workers = self._workers
-        if not workers:
-            self._check_usable()
         free = (worker for worker in workers if not worker.lock.locked())
         worker = next(free, None) or workers[next(self._turn) % len(workers)]
         # A `with` of a lock is safe from Ctrl-C, which taking from a pool and giving back would not be:
@@ -146,6 +145,10 @@ class TensorRTBackend:
         """Wait for what runs, then free the engine and all memory. A second call does nothing."""
         self.finish(None)
 
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):  # one that could not be opened has closed itself
+            self.finish(None)
+
     def forsake(self) -> None:
         """Free nothing any more: this process was forked from the one that did all this."""
         self._forked = True
@@ -153,9 +156,11 @@ class TensorRTBackend:
 
     def finish(self, timeout_s: float | None) -> None:
         """As `close`, but what still runs after this time is left to the end of the process."""
+        if self._forked:
+            self._closed = True
+            return
         with self._closing:
-            if self._closed or self._forked:
-                self._closed = True
+            if self._closed:
                 return
             self._closed = True  # who waits for a worker from here on is told so
         with contextlib.ExitStack() as held:
@@ -176,7 +181,6 @@ class TensorRTBackend:
             self._cuda.close()
             for worker in self._workers:
                 worker.free()  # nothing is left, unless the device was lost: PyCUDA's objects, dead by now
-        self._workers = []
 
     def _free(self) -> None:
         for worker in self._workers:

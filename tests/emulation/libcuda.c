@@ -113,8 +113,13 @@ __attribute__((destructor)) static void report(void)
   fclose(file);
 }
 
+/* A forked process finds the lock free, whoever held it. */
+static void before_fork(void) { pthread_mutex_lock(&lock); }
+static void after_fork(void) { pthread_mutex_unlock(&lock); }
+
 __attribute__((constructor)) static void configure(void)
 {
+  pthread_atfork(before_fork, after_fork, after_fork);
   const char *value;
   if ((value = getenv("EMU_INTEGRATED"))) integrated = atoi(value);
   if ((value = getenv("EMU_CAPABILITY"))) emu_set("capability", atoi(value));

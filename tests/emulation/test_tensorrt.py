@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable
@@ -135,6 +136,18 @@ def test_close_while_threads_run(emulation: Emulation, convnet: Convnet) -> None
             thread.join(60)
         assert ends == [ClosedError] * 6
         assert emulation.state() == {}
+
+
+def test_a_backend_that_nobody_closed_is_freed_when_it_is_collected(
+    emulation: Emulation, convnet: Convnet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan, _ = convnet()
+    TensorRTBackend(plan).run({"image": images(1)})
+    thread = threading.Thread(target=gc.collect)  # on a thread that never saw it
+    thread.start()
+    thread.join()
+    assert emulation.state() == {}
+    assert capfd.readouterr().err == ""
 
 
 def test_batches_within_the_profile(emulation: Emulation, convnet: Convnet) -> None:
