@@ -128,11 +128,10 @@ def test_nobody_waits_for_a_camera_that_is_silent(service: Start) -> None:
     running = service(*silent, "--duration", "0.5")
     assert json.loads(running.end().splitlines()[-1])["frames"] == 1
     assert running.process.returncode == 0
-    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 1)):
-        running = service(*silent, "--sink", f"{code}.jsonl")
-        running.wait_for(running.has_lines(f"{code}.jsonl", 1), "frame")
-        running.end(number)
-        assert running.process.returncode == code
+    running = service(*silent, "--sink", "out.jsonl")
+    running.wait_for(running.has_lines(count=1), "frame")
+    running.end(signal.SIGTERM)
+    assert running.process.returncode == 0
 
 
 # --- SIGHUP
@@ -188,17 +187,17 @@ def test_beginning_anew_leaves_nothing_behind(service: Start, tmp_path: Path) ->
     running = service("--source", CAMERA, *sinks, "--metrics", "0")
     proc = Path("/proc", str(running.process.pid))
     counts: list[tuple[int, int]] = []
-    for turn in range(9):
+    for turn in range(6):
         is_set_aside = functools.partial(lambda count: len(list(tmp_path.glob("out.*.jsonl"))) == count, turn)
         running.wait_for(is_set_aside, "file set aside")
         running.wait_for(running.has_lines(), "new file")
         counts.append((len(list(proc.glob("task/*"))), len(list(proc.glob("fd/*")))))
-        running.send(signal.SIGHUP if turn < 8 else signal.SIGTERM)
+        running.send(signal.SIGHUP if turn < 5 else signal.SIGTERM)
     running.end()
     assert running.process.returncode == 0
     threads, descriptors = zip(*counts[1:], strict=True)  # the first run has loaded libraries on its way
-    assert max(threads[-3:]) <= max(threads[:3])
-    assert max(descriptors[-3:]) <= max(descriptors[:3])
+    assert max(threads[-2:]) <= max(threads[:3])
+    assert max(descriptors[-2:]) <= max(descriptors[:3])
 
 
 def test_many_signals(service: Start) -> None:
@@ -215,20 +214,28 @@ def test_many_signals(service: Start) -> None:
 # --- what fails on the way
 
 
-def test_a_sink_that_fails_is_told_once_and_the_others_go_on(service: Start, tmp_path: Path) -> None:
-    """The folder of pictures is taken away while it runs."""
-    running = service("--source", CAMERA, "--sink", "pictures/", "--sink", "out.jsonl", "--json")
-    running.wait_for(lambda: list(tmp_path.glob("pictures/*.jpg")), "picture")
-    (tmp_path / "pictures").rename(tmp_path / "old")
-    (tmp_path / "pictures").write_text("no folder")
-    running.wait_for(lambda: "pictures/ failed" in running.said, "complaint")
-    before = len(frames_of(tmp_path / "out.jsonl"))
-    running.wait_for(running.has_lines(count=before + 10), "frames in the other sink")
-    *_, report, error = map(json.loads, running.end(signal.SIGTERM).splitlines())
+def test_a_sink_that_fails_is_told_once_and_the_others_go_on(service: Start) -> None:
+    """A file for one picture refuses the second."""
+    running = service(
+        "--source", CAMERA, "--sink", "one.jpg", "--sink", "out.jsonl", "--frames", "20", "--json"
+    )
+    report, error = map(json.loads, running.end().splitlines())
     assert running.process.returncode == 1
-    assert list(report["failures"]) == ["pictures/"]
-    assert error["error"]["message"] == "given up: pictures/"
-    assert running.said.count("pictures/ failed") == 1
+    assert report["frames"] == 20
+    assert list(report["failures"]) == ["one.jpg"]
+    assert [(sink["name"], sink["failure"] is None) for sink in report["sinks"]] == [
+        ("one.jpg", False),
+        ("out.jsonl", True),
+    ]
+    assert error["error"]["message"] == "given up: one.jpg"
+    assert running.said.count("one.jpg failed: one.jpg takes one picture") == 1
+
+
+def test_without_a_sink_that_works_there_is_no_reason_to_go_on(service: Start) -> None:
+    running = service("--source", CAMERA, "--sink", "one.jpg")
+    running.end()
+    assert running.process.returncode == 1
+    assert running.said.splitlines()[-1] == "edgecnn: error: given up: one.jpg"
 
 
 def test_several_models_and_cameras(service: Start, colour_onnx: Path, tmp_path: Path) -> None:
@@ -299,12 +306,9 @@ def test_the_journal_is_told_priorities(service: Start, tmp_path: Path) -> None:
     (tmp_path / "stderr").touch()  # the journal's stream, as far as edgecnn can tell
     state = (tmp_path / "stderr").stat()
     stream = f"{state.st_dev}:{state.st_ino}"
-    running = service("--source", CAMERA, "--frames", "5", "--sink", "out.jsonl", JOURNAL_STREAM=stream)
+    running = service("--source", CAMERA, "--sink", "one.jpg", JOURNAL_STREAM=stream)
     running.end()
-    assert running.said.startswith("<6>5 frames, in ")
-    running = service("--source", CAMERA, "--sink", "out.jsonl", JOURNAL_STREAM=stream)
-    running.end()
-    assert running.said.startswith("<3>edgecnn: error: out.jsonl exists")
+    assert [line[:3] for line in running.said.splitlines()] == ["<3>", "<6>", "<3>"]
     running = service("--source", CAMERA, "--frames", "0", JOURNAL_STREAM=stream)
     running.end()
     (line,) = running.said.splitlines()
@@ -319,10 +323,9 @@ def test_log_levels(service: Start, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.png").write_bytes(b"damaged")
     (tmp_path / "photos/b.png").write_bytes(cv2.imencode(".png", solid("red"))[1].tobytes())
-    for level, lines in (("info", 2), ("error", 1)):
-        running = service("--source", "photos", "--sink", "-", "--log-level", level)
-        running.end()
-        assert len(running.said.splitlines()) == lines, running.said
+    running = service("--source", "photos", "--sink", "-", "--log-level", "error")
+    running.end()
+    assert len(running.said.splitlines()) == 1, running.said  # the summary, and nothing of the damaged one
 
 
 UNIT = Path(__file__).parents[2] / "docs/edgecnn.service"
