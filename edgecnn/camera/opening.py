@@ -14,7 +14,7 @@ from edgecnn.camera.live import OPEN_S, STALL_S, LiveReader
 from edgecnn.camera.network import open_stream
 from edgecnn.camera.pattern import PatternReader
 from edgecnn.camera.playback import Playback
-from edgecnn.camera.policy import ALL, LATEST, Policy, parse_policy
+from edgecnn.camera.policy import ALL, LATEST, POLICIES, Policy, parse_policy
 from edgecnn.camera.source import Reader, Source
 from edgecnn.camera.uri import SourceUri, parse_source
 from edgecnn.camera.video import VideoReader
@@ -52,16 +52,16 @@ def open_camera(
             `edgecnn.camera.events`.
 
     Raises:
-        SourceError: nothing there, nothing readable there, or a URI that this version does not read.
+        SourceError: nothing there, nothing readable there, a URI that this version does not read, or policy,
+            reconnect, stall_s or open_s out of range.
         BackendUnavailableError: OpenCV is not installed, or has not what the URI needs.
-        ValueError: policy, reconnect, stall_s or open_s are out of range.
     """
-    if (reconnect is not None and reconnect < 0) or stall_s <= 0 or open_s <= 0:
-        raise ValueError(
-            f"reconnect={reconnect}, stall_s={stall_s}, open_s={open_s}: expected at least 0, and more than 0"
-        )
     parsed = parse_source(uri)
-    asked = parse_policy(policy) if policy is not None else parsed.parameters.get("policy")
+    _check(parsed.name, reconnect, stall_s, open_s)
+    try:
+        asked = parse_policy(policy) if policy is not None else parsed.parameters.get("policy")
+    except ValueError as error:
+        raise SourceError(f"cannot open {parsed.name} with policy {policy!r}", expected=POLICIES) from error
     events = Events(parsed.name, "connecting")
     if on_event is not None:
         events.subscribe(on_event)
@@ -78,6 +78,16 @@ def open_camera(
         open_s=open_s,
     )
     return Source(live, policy=live.policy.name, events=events, interrupt=live.interrupt)
+
+
+def _check(name: str, reconnect: int | None, stall_s: float, open_s: float) -> None:
+    for value, good, what, expected in (
+        (reconnect, reconnect is None or reconnect >= 0, "reconnect", "a whole number from 0, or None"),
+        (stall_s, stall_s > 0, "stall_s", "more than 0"),
+        (open_s, open_s > 0, "open_s", "more than 0"),
+    ):
+        if not good:
+            raise SourceError(f"cannot open {name}: a bad {what}", got=str(value), expected=expected)
 
 
 def _policy(asked: Policy | None, reader: Reader) -> Policy:

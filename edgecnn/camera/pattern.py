@@ -16,11 +16,12 @@ from __future__ import annotations
 import binascii
 import math
 import time
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.camera.pool import FramePool
 from edgecnn.camera.source import Capture, Skipped
 
 __all__ = ["PatternFormat", "PatternReader", "Stamp", "draw_stamp", "read_stamp"]
@@ -117,6 +118,7 @@ class PatternReader:
         self._background = _background(height, width, pixel_format)
         self._number = 0
         self._start = time.monotonic()
+        self._pool = FramePool()
 
     def read(self) -> Capture | None:
         """See `Reader.read`."""
@@ -135,7 +137,11 @@ class PatternReader:
     def _picture(self, now: float) -> NDArray[np.uint8]:
         height, width = self._hw
         left = self._number * 4 % width  # even: two neighbours share their colour
-        image = cast("NDArray[np.uint8]", self._background[:, left : left + width].copy())
+        window = self._background[:, left : left + width]
+        image = self._pool.take()
+        if image is None:
+            self._pool.remember(image := np.empty_like(window))
+        image[:] = window
         luma = image[..., 0] if self._format == "yuyv" else image[:height]
         draw_stamp(luma, self._number, now)
         if self._format == "nv12":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from edgecnn.channel import Keep
 
-__all__ = ["ALL", "LATEST", "Policy", "parse_policy"]
+__all__ = ["ALL", "LATEST", "POLICIES", "Policy", "parse_policy"]
 
 POLICIES = "latest, all or queue=N with N from 1 to 10000"
 

@@ -7,6 +7,7 @@ numbers the frames of any reader, and gives all of them one life cycle.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -232,6 +233,13 @@ class Source:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        """Threads do not keep a camera open that nobody has: `for frame in open_camera(0): … break`."""
+        if not getattr(self, "_closed", True) and self._interrupt is not None:
+            with contextlib.suppress(RuntimeError):  # the interpreter ends, and the threads with it
+                # a thread of its own, since this one may hold any lock at this moment
+                threading.Thread(target=self.close, name=f"close {self.name}", daemon=True).start()
 
     def __repr__(self) -> str:
         return f"<Source {self.name}, {self.state}>"

@@ -152,6 +152,19 @@ def test_a_queue_reads_ahead_as_far_as_it_is_long() -> None:
 def test_a_policy_that_there_is_not(text: str) -> None:
     with pytest.raises(ValueError, match="expected latest, all or queue=N"):
         parse_policy(text)
+    with pytest.raises(
+        SourceError, match=r"cannot open test:// with policy .* expected latest, all or queue=N"
+    ):
+        open_camera("test://", policy=text)
+
+
+def test_options_out_of_range() -> None:
+    with pytest.raises(SourceError, match="a bad reconnect: got -1, expected a whole number from 0, or None"):
+        open_camera("test://", reconnect=-1)
+    with pytest.raises(SourceError, match="a bad stall_s: got 0, expected more than 0"):
+        open_camera("test://", stall_s=0)
+    with pytest.raises(SourceError, match="a bad open_s"):
+        open_camera("test://", open_s=float("nan"))
 
 
 # Loss and return
@@ -395,6 +408,13 @@ def test_a_file_whose_read_hangs_is_closed_too() -> None:
     waiting.join(DEADLINE_S)
     assert reader.closed.is_set()
     assert results == ["nothing"]
+
+
+def test_a_source_that_is_forgotten_is_closed() -> None:
+    reader = Planned(*numbered(*range(9)), None)
+    for _ in source_of(reader):
+        break
+    assert reader.closed.wait(DEADLINE_S)
 
 
 # Events

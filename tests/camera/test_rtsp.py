@@ -153,6 +153,7 @@ def test_closing_while_it_connects_to_a_frozen_server(server: RtspServer) -> Non
     wait_for(lambda: set(threading.enumerate()) <= threads)
 
 
+@pytest.mark.slow
 def test_rounds_leave_nothing_behind(server: RtspServer) -> None:
     """Three here; benchmarks/rtsp.py does ten and measures."""
     threads = set(threading.enumerate())
