@@ -30,16 +30,16 @@ def test_all_at_once(model: Path, tmp_path: Path) -> None:
     targets = [tmp_path / name for name in ("a.csv", "a.jsonl", "a.mp4", "a.rosbag", "pictures")]
     targets[-1].mkdir()
     sinks = [part for target in ("http://:0", *targets) for part in ("--sink", target)]
-    done = edgecnn(model, "--source", "test://?width=320&height=240&fps=30&frames=40", *sinks)
+    done = edgecnn(model, "--source", "test://?width=320&height=240&frames=40", "--policy", "all", *sinks)
     assert done.returncode == 0, done.stderr
     assert "web view at http://127.0.0.1:" in done.stderr
     with targets[0].open() as file:
         indices = {row["index"] for row in csv.DictReader(file)}
-    assert len(indices) > 10
-    assert len(targets[1].read_text().splitlines()) > 10
+    assert indices == {str(index) for index in range(40)}
+    assert len(targets[1].read_text().splitlines()) == 40
     assert len(decode_video(targets[2])) > 10
     assert (targets[3] / "metadata.yaml").is_file()
-    assert len(list(targets[4].iterdir())) > 10
+    assert len(list(targets[4].iterdir())) == 40
 
 
 def test_no_display(model: Path) -> None:
@@ -52,8 +52,9 @@ def test_no_display(model: Path) -> None:
 def test_a_sink_that_fails_on_the_way_fails_the_run_and_not_the_others(model: Path, tmp_path: Path) -> None:
     """A picture's file takes one frame only; the table goes on."""
     one, table = tmp_path / "one.png", tmp_path / "all.csv"
-    done = edgecnn(model, "--source", "test://?frames=30", "--sink", one, "--sink", table)
+    source = ["--source", "test://?frames=30", "--policy", "all"]
+    done = edgecnn(model, *source, "--sink", one, "--sink", table)
     assert done.returncode == 1
     assert done.stderr.count("takes one picture") == 1
     assert one.is_file()
-    assert len(table.read_text().splitlines()) > 30
+    assert len(table.read_text().splitlines()) == 1 + 3 * 30
