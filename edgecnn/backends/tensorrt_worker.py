@@ -166,7 +166,7 @@ class Worker:
             InputError: a shape that the engine was not built for.
             InferenceError, DeviceLostError: TensorRT or CUDA failed.
         """
-        if self._in_flight:  # the call before this was interrupted, and may still read and write the buffers
+        if self._in_flight:  # the call before this was interrupted; TensorRT wants its buffers left alone
             self._finish()
         if self._graph is None:
             self._set_shapes([feeds[slot.name].shape for slot in self._inputs])

@@ -244,7 +244,7 @@ def test_an_engine_that_cannot_be_captured_runs_without_a_graph(
     backend.close()
 
 
-def test_the_input_of_an_interrupted_run_is_not_overwritten_while_it_runs(
+def test_a_run_after_an_interrupted_one_is_right(
     emulation: Emulation, convnet: Convnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emulation.set(delay_us=20_000)
