@@ -1,14 +1,14 @@
 """What edgecnn adds to a frame: Pipeline against bare `session.run` of the same model, and starting up.
 
-    python -m benchmarks.overhead [--rounds 200] [--threads N]
+    python -m benchmarks.overhead [--rounds 30] [--threads N]
 
 The model is ResNet-18, 224 × 224, about 30 ms on one slow core; its weights are random, its time is not.
-Frames are 1080p, in memory: decoding is the source's, not ours. Both sides use one and the same ONNX
-Runtime session, on the same pictures (`session.run` gets tensors that were preprocessed before), in turns,
-the first one changing every round: whatever else the machine does hits both. The overhead of a round is the
-difference within it, and the median over the rounds is what counts. Beside it stands what a frame takes
-outside of its own inference, which other programs disturb less, but which does not show whether inference
-itself got slower.
+Frames are 1080p, in memory: decoding is the source's, not ours. All use one ONNX Runtime session, on the same
+pictures (`session.run` gets tensors that were preprocessed before), twenty frames each in turns, another one
+first every round: whatever else the machine does hits all. A pipeline's time is from one result to the
+next, since its stages overlap. Its overhead is the difference to `session.run` within the round, and the
+median over the rounds is what counts. Beside it stands what a frame takes outside of its own inference, which
+other programs disturb less, but which does not show whether inference itself got slower.
 
 Last line: one JSON object.
 """
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -40,12 +41,12 @@ from edgecnn.camera import MemoryReader, Source, open_camera
 from edgecnn.device import read_device, read_state
 from edgecnn.export import export_onnx
 from edgecnn.model import Model
-from edgecnn.pipeline import Output, Pipeline
+from edgecnn.pipeline import Pipeline
 from edgecnn.preprocess import Preprocessor
 from edgecnn.spec import ModelSpec, image_spec
 
 DISTINCT = 24  # 150 MB: no frame is in a cache when it comes round again, as a camera's never is
-WARMUP = 20
+FRAMES = 20  # of a variant in a round
 PRESETS = (
     "imagenet",
     "efficientnet-lite",
@@ -65,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     images, source = frames_1080p()
@@ -105,33 +106,30 @@ def overhead(
     session = backend._session  # type: ignore[attr-defined]  # shared: two thread pools would compete
     names, feed = [output.name for output in backend.outputs], backend.inputs[0].name
     tensors = itertools.cycle(preprocessed(images))
-    variants: dict[str, Callable[[], object]] = {
-        "session.run": lambda: session.run(names, {feed: next(tensors)})
-    }
     models = {
         preset: Model(backend, ModelSpec(task="classification", image=image_spec(preset)))
         for preset in PRESETS
     }
-    pipelines = {preset: Pipeline(endless(images), model) for preset, model in models.items()}
     first, frames = models[PRESETS[0]], itertools.cycle(images)
-    logged = Pipeline(endless(images), first, sinks=[folder / "results.jsonl"])
-    variants |= {f"Pipeline, {preset}": pipeline.__next__ for preset, pipeline in pipelines.items()}
-    variants[f"Pipeline, {PRESETS[0]}, JSON lines"] = logged.__next__
-    variants[f"model(frame), {PRESETS[0]}"] = lambda: first(next(frames))
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    outside: dict[str, list[float]] = {name: [] for name in variants if name.startswith("Pipeline")}
+    stages: dict[str, dict[str, dict[str, float]]] = {}
+    variants: dict[str, Callable[[], tuple[float, float]]] = {
+        "session.run": lambda: loop(lambda: session.run(names, {feed: next(tensors)})),
+        f"model(frame), {PRESETS[0]}": lambda: loop(lambda: first(next(frames))),
+        **{
+            f"Pipeline, {preset}": partial(piped, model, images, [], stages.setdefault(preset, {}))
+            for preset, model in models.items()
+        },
+        f"Pipeline, {PRESETS[0]}, JSON lines": partial(piped, first, images, [folder / "results.jsonl"], {}),
+    }
+    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     order = list(variants)
-    for index in range(rounds + WARMUP):
+    for index in range(rounds + 1):
         for name in order:
-            start = perf_counter()
-            returned = variants[name]()
-            elapsed = (perf_counter() - start) * 1e3
-            if index >= WARMUP:
-                times[name].append(elapsed)
-                if isinstance(returned, Output):
-                    outside[name].append(elapsed - returned.latency.infer_ms)
+            row = variants[name]()
+            if index:  # the first round warms up
+                rows[name].append(row)
         order.append(order.pop(0))
-    logged.close()
+    times = {name: [row[0] for row in values] for name, values in rows.items()}
     bare = times["session.run"]
     more = {
         name: round(statistics.median(a - b for a, b in zip(values, bare, strict=True)), 3)
@@ -139,19 +137,44 @@ def overhead(
     }
     ours = more[f"Pipeline, {PRESETS[0]}"]
     return {
-        "latency_ms_p50": {name: round(statistics.median(values), 3) for name, values in times.items()},
+        "frame_ms_p50": {name: round(statistics.median(values), 3) for name, values in times.items()},
         "more_than_bare_ms": more,
         "outside_inference_ms_p50": {
-            name: round(statistics.median(values), 3) for name, values in outside.items()
+            name: round(statistics.median(row[1] for row in values), 3)
+            for name, values in rows.items()
+            if name.startswith("Pipeline")
         },
         "stages_ms_p50": {
-            preset: {stage: summary["p50"] for stage, summary in pipeline.stats.stages_ms.items()}
-            for preset, pipeline in pipelines.items()
+            preset: {stage: summary["p50"] for stage, summary in found.items()}
+            for preset, found in stages.items()
         },
         "overhead_ms": ours,
         "overhead_percent": round(100 * ours / statistics.median(bare), 2),
         "overhead_percent_of_30_ms": round(100 * ours / 30, 2),
     }
+
+
+def loop(call: Callable[[], object]) -> tuple[float, float]:
+    """Milliseconds a frame, one after the other."""
+    start = perf_counter()
+    for _ in range(FRAMES):
+        call()
+    return (perf_counter() - start) * 1e3 / FRAMES, 0.0
+
+
+def piped(
+    model: Model, images: list[NDArray[np.uint8]], sinks: list[Path], stages: dict[str, dict[str, float]]
+) -> tuple[float, float]:
+    """Milliseconds from one result to the next, in all and without inference; `stages` is filled in."""
+    source = Source(MemoryReader(itertools.islice(itertools.cycle(images), FRAMES + 1)))
+    infer_ms = []
+    with Pipeline(source, model, sinks=sinks, force=True) as pipeline:
+        next(pipeline)  # the pipe is filled then
+        start = perf_counter()
+        infer_ms += [output.latency.infer_ms for output in pipeline]
+        frame_ms = (perf_counter() - start) * 1e3 / FRAMES
+    stages.update(pipeline.stats.stages_ms)
+    return frame_ms, frame_ms - statistics.mean(infer_ms)
 
 
 def preprocessed(images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
@@ -162,11 +185,6 @@ def preprocessed(images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         preprocess(image)
         tensors.append(preprocess.tensor.copy())
     return tensors
-
-
-def endless(images: list[NDArray[np.uint8]]) -> Source:
-    """A camera that never stops giving these images."""
-    return Source(MemoryReader(itertools.cycle(images)))
 
 
 def in_fresh_process(code: str, repeats: int = 15) -> float:
@@ -194,7 +212,7 @@ def load_times(path: Path, threads: int) -> dict[str, float]:
 def show(report: dict[str, Any]) -> None:
     """The same for people."""
     print(f"{'ms a frame, 1080p':32}{'p50':>10}{'more than session.run':>24}{'outside inference':>20}")
-    for name, value in report["latency_ms_p50"].items():
+    for name, value in report["frame_ms_p50"].items():
         outside = report["outside_inference_ms_p50"].get(name, "")
         print(f"{name:32}{value:10.3f}{report['more_than_bare_ms'][name]:24.3f}{outside:>20}")
     for preset, stages in report["stages_ms_p50"].items():
