@@ -68,7 +68,7 @@ def command(
         raise click.UsageError("--size is for synthetic frames; those of --source have their own.")
     with native_stderr_muted(), progress_bar() as progress:
         start = perf_counter()
-        loaded = model_options.load(model)
+        loaded = model_options.load(model, progress)
         load_ms = (perf_counter() - start) * 1e3
         with loaded:
             if source is None:

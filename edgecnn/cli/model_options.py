@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from typing import Any, TypeVar
 import click
 
 from edgecnn.backends import open_backend
+from edgecnn.cli.common import progress_bar
 from edgecnn.cli.spec_options import SpecOptions, model_spec, spec_options
 from edgecnn.model import Model, load
+from edgecnn.progress import Progress
 from edgecnn.spec import ModelSpec
 
 __all__ = ["ModelOptions", "model_options"]
@@ -29,16 +32,21 @@ class ModelOptions:
     threads: int | None
     spec: SpecOptions
 
-    def load(self, path: str) -> Model:
-        """As `edgecnn.load`, with the spec's options over what the file says. Opens the file once."""
+    def load(self, path: str, progress: Progress | None = None) -> Model:
+        """As `edgecnn.load`, with the spec's options over what the file says. Opens the file once.
+
+        A build shows its progress, on a bar of its own where the caller has none.
+        """
         if self.precision is not None:  # the spec goes into what is built
-            return load(
-                path,
-                backend=self.backend,
-                precision=self.precision,
-                spec=model_spec(Path(path), self.spec),
-                threads=self.threads,
-            )
+            with progress_bar() if progress is None else contextlib.nullcontext(progress) as shown:
+                return load(
+                    path,
+                    backend=self.backend,
+                    precision=self.precision,
+                    spec=model_spec(Path(path), self.spec),
+                    threads=self.threads,
+                    progress=shown,
+                )
         opened, reason = open_backend(path, backend=self.backend, threads=self.threads)
         try:
             spec = (

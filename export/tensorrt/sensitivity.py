@@ -1,9 +1,9 @@
-"""Which layers INT8 harms most: each alone is quantized, everything else is FP16, and the error is measured.
+"""Which layers INT8 harms most: each alone is quantized, everything else is FP32, and the error is measured.
 
     error(layer) = Σ (FP32 output − output with this layer in INT8)² / Σ (FP32 output)²
 
-summed over a few frames, in ONNX Runtime, on the graph that would be compiled. Errors of single layers add up
-only roughly, so the ranking is a proposal: what is built from it is measured as a whole.
+summed over a few frames, in ONNX Runtime, with Q/DQ where the lowering puts it. Errors of single layers add
+up only roughly, so the ranking is a proposal: what is built from it is measured as a whole.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ def rank_layers(
         frames: (H, W, 3) uint8 BGR each; a handful is enough to rank.
     """
     from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
+    from edgecnn.export.graph import to_bytes
+    from edgecnn.export.lowering.tensorrt_int8 import quantize
+    from edgecnn.export.lowering.tensorrt_placement import make_plan
+    from edgecnn.export.lowering.tensorrt_ranges import name_of
 
-    layers = _layers(source)
+    table = QuantizationTable.from_json(source.graph.metadata_props[QUANTIZATION_KEY])
+    layers = [name_of(node) for node in make_plan(source.graph.graph, table).layers]
     errors = {}
-    plain = source.lower("fp16")
-    assert plain.reference is not None
-    assert plain.spec is not None
-    exact = OnnxRuntimeBackend(plain.reference)
+    assert source.spec is not None
+    exact = OnnxRuntimeBackend(to_bytes(source.graph))
     try:
         info = exact.inputs[0]
-        prepare = Preprocessor(plain.spec.image, batch=info.shape[0] or 1)
+        prepare = Preprocessor(source.spec.image, batch=info.shape[0] or 1)
         tensors = []
         for frame in frames:
             prepare(frame)
@@ -51,8 +54,9 @@ def rank_layers(
     finally:
         exact.close()
     for index, layer in enumerate(layers):
-        content = source.lower("int8", leave=[name for name in layers if name != layer]).content
-        backend = OnnxRuntimeBackend(content, optimized=False)
+        one = source.graph.clone()
+        quantize(one.graph, table, set(one.graph), leave=[name for name in layers if name != layer])
+        backend = OnnxRuntimeBackend(to_bytes(one))
         try:
             got = [backend.run({info.name: tensor}) for tensor in tensors]
         finally:
@@ -60,15 +64,6 @@ def rank_layers(
         errors[layer] = _error(expected, got)
         progress("ranking layers", index + 1, len(layers))
     return tuple(sorted(layers, key=lambda name: -errors[name]))
-
-
-def _layers(source: Source) -> list[str]:
-    """Names of the layers that the lowering quantizes."""
-    from edgecnn.export.lowering.tensorrt_placement import make_plan
-    from edgecnn.export.lowering.tensorrt_ranges import name_of
-
-    table = QuantizationTable.from_json(source.graph.metadata_props[QUANTIZATION_KEY])
-    return [name_of(node) for node in make_plan(source.graph.graph, table).layers]
 
 
 def _error(expected: Sequence[dict[str, NDArray[Any]]], got: Sequence[dict[str, NDArray[Any]]]) -> float:
