@@ -150,10 +150,14 @@ def test_a_window_that_hangs_is_an_error(display: Display) -> None:
         eventually(lambda: shows(display, (0, 0, 255)))
         (window,) = children(run.pid)
         os.kill(window, signal.SIGSTOP)
-        assert run.stdout is not None
-        assert run.stdout.readline() == "window True\n"
-        assert run.stdout.readline().startswith("the window has gone: got no answer for 2 s")
-    eventually(lambda: not is_running(window))
+        try:
+            assert run.stdout is not None
+            assert run.stdout.readline() == "window True\n"
+            assert run.stdout.readline().startswith("the window has gone: got no answer for 2 s")
+            eventually(lambda: not is_running(window))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(window, signal.SIGKILL)
 
 
 # without one ----------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ function show(frame) {
   const found = results.map(([model, result]) => named(model, result));
   const raw = results.filter((_, i) => found[i] === null);
   element("raw").hidden = raw.length === 0;
-  element("raw").textContent = raw.map(([, result]) => JSON.stringify(result, null, 1).slice(0, 4000)).join("\n");
+  element("raw").textContent = raw.map(([, result]) => JSON.stringify(result).slice(0, 2000)).join("\n");
   element("found").hidden = raw.length === results.length;
   element("found").replaceChildren(...found.flatMap((rows) => (rows ?? []).slice(0, 20)).map(row));
 }
