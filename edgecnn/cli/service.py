@@ -5,25 +5,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgecnn import __version__
-from edgecnn.camera.line_sinks import StdoutSink
-from edgecnn.camera.sink import StopRequested
 from edgecnn.cli.common import emit, logs_shown, say
+from edgecnn.cli.ending import End, QuietStdout, Watch, close_quietly, timer, until_closed
 from edgecnn.cli.model_options import ModelOptions
 from edgecnn.cli.results import counted, print_line, summary
 from edgecnn.cli.statistics import monitored
 from edgecnn.cli.systemd import ServiceManager
 from edgecnn.cli.terminal import StopRequest, native_stderr_muted, stop_on_signals
-from edgecnn.errors import ClosedError, EdgeCNNError, OutputError
+from edgecnn.errors import EdgeCNNError
 from edgecnn.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ __all__ = ["RunOptions", "serve"]
 class RunOptions:
     """What the user said; see `edgecnn run --help`."""
 
-    models: dict[str, str]  # by the user's names; only files' own where there is one
+    models: dict[str, str]  # by the user's names for them, or the files' own
     sources: tuple[str, ...]
     sinks: tuple[str, ...]
     policy: str | None
@@ -98,86 +96,18 @@ class _Done:
     """A run that has been finished.
 
     Attributes:
-        end: why it ended. `complete`: by itself, or enough was done; `stopped`: by SIGTERM; `interrupted`: by
-            Ctrl-C; `reload`: by SIGHUP; `broken pipe`: the program that read our stdout has gone.
+        end: why it ended.
         frames: delivered.
         sinks: names of those that were given them.
         failures: what was given up → why.
         report: the JSON object.
     """
 
-    end: Literal["complete", "stopped", "interrupted", "reload", "broken pipe"]
+    end: End
     frames: int
     sinks: tuple[str, ...]
     failures: dict[str, str]
     report: dict[str, Any]
-
-
-class _Stdout(StdoutSink):
-    """Takes no offence when the program that reads our stdout has gone: `edgecnn run … | head`."""
-
-    gone = False
-
-    def _write(self, output: Output) -> None:
-        try:
-            super()._write(output)
-        except BrokenPipeError as error:
-            self.gone = True
-            raise StopRequested from error
-
-
-class _Watch:
-    """What ends a run before its sources do, noticed by whichever thread.
-
-    Attributes:
-        failures: what was given up → why.
-    """
-
-    def __init__(self, stop: StopRequest, sinks: Sequence[Sink]) -> None:
-        self.failures: dict[str, str] = {}
-        self._stop = stop
-        self._sinks = sinks
-        self._enough = False
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more is wanted."""
-        return self._enough or self._stop.asked or self._stop.reload
-
-    @property
-    def end(self) -> Any:
-        """Why it ended, as `_Done.end`."""
-        if self._stop.asked:
-            return "stopped" if self._stop.terminated else "interrupted"
-        if any(getattr(sink, "gone", False) for sink in self._sinks):
-            return "broken pipe"
-        return "reload" if self._stop.reload else "complete"
-
-    def done(self) -> None:
-        """Enough was done."""
-        self._enough = True
-        self._stop.on_request()
-
-    def on_event(self, event: object) -> None:
-        """Take note of a failure. When nobody is left who would take a result, it was the last."""
-        from edgecnn.pipeline import Failure
-
-        if not isinstance(event, Failure):
-            return
-        self.failures[event.name] = event.reason
-        if self._sinks and all(sink.name in self.failures for sink in self._sinks):
-            # not here, where the sink's own thread would wait for itself
-            threading.Thread(target=self.done, name="edgecnn-end", daemon=True).start()
-
-    def finish(self, sink: Sink) -> None:
-        """Close a sink; one that cannot be finished concerns no other."""
-        if sink.name in self.failures:
-            return  # it is closed, or hangs
-        try:
-            sink.close()
-        except OutputError as error:
-            self.failures[sink.name] = str(error)
-            say(f"{sink.name} failed: {error}", logging.ERROR)
 
 
 def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Done:
@@ -193,7 +123,7 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
         cameras = [opened.enter_context(_open_camera(uri, options)) for uri in options.sources]
         live = any(camera.live for camera in cameras)
         sinks: list[Sink] = [
-            _Stdout()
+            QuietStdout()
             if uri == "-"
             else opened.enter_context(open_sink(uri, fps=cameras[0].fps, live=live, force=options.force))
             for uri in options.sinks
@@ -203,7 +133,7 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
             for name, path in options.models.items()
         }
         first = next(iter(models.values()))
-        watch = _Watch(stop, sinks)
+        watch = Watch(stop, sinks)
         stop.hold()
         for sink in sinks:
             opened.callback(watch.finish, sink)  # the first time while signals are still held back
@@ -217,17 +147,17 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
                 on_event=watch.on_event,
             )
         )
-        stop.on_request = lambda: _close(pipeline)
-        opened.enter_context(_timer(options.duration, watch.done))
+        stop.on_request = lambda: close_quietly(pipeline)
+        opened.enter_context(timer(options.duration, watch.done))
         show = _show(options, pipeline, manager, opened, [camera.frame_count for camera in cameras])
         manager.ready()
         frames = 0
-        for output in _until_closed(pipeline):
+        for output in until_closed(pipeline):
             show(output)
             frames += 1
             if frames == options.frames or watch.over:
                 break
-        end = watch.end
+        end = watch.end  # before signals are held back, of which some may come
         if end == "reload":
             manager.reloading()
     stats = pipeline.stats
@@ -240,7 +170,9 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
         "failures": watch.failures,
         "device": telemetry.read().to_dict(),
     }
-    if end != "broken pipe":
+    if any(isinstance(sink, QuietStdout) and sink.gone for sink in sinks):
+        end = "broken pipe"
+    else:
         say(summary(stats))
     names = tuple(sink.name for sink in sinks)
     return _Done(end=end, frames=frames, sinks=names, failures=watch.failures, report=report)
@@ -293,32 +225,6 @@ def _metrics(address: str, pipeline: Pipeline) -> MetricsServer:
     server = MetricsServer(lambda: pipeline.stats, address=address, telemetry=Telemetry(), info=info)
     say(f"metrics on {server.url}")
     return server
-
-
-def _until_closed(pipeline: Pipeline) -> Iterator[Output]:
-    """The outputs, until another thread closes the pipeline, whether one is waited for or not."""
-    with contextlib.suppress(ClosedError):
-        yield from pipeline
-
-
-def _close(pipeline: Pipeline) -> None:
-    with contextlib.suppress(Exception):  # whoever opened it closes it too, and is told what is wrong
-        pipeline.close()
-
-
-@contextlib.contextmanager
-def _timer(seconds: float | None, call: Callable[[], None]) -> Iterator[None]:
-    """Calls a function after so many seconds, unless the block has ended."""
-    if seconds is None:
-        yield
-        return
-    timer = threading.Timer(seconds, call)
-    timer.name, timer.daemon = "edgecnn-duration", True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _set_aside(sinks: Sequence[str]) -> None:
