@@ -237,7 +237,6 @@ class TensorRTBackend:
             except InferenceError as error:
                 if index == 0:
                     raise
-                _forget_frames(error)
                 words = "%s: %d of %d workers, one frame at a time: %s"
                 _log.warning(words, path, index, workers, str(error))
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -174,6 +175,22 @@ def test_what_cannot_be_captured_says_so_and_leaves_the_stream_usable(
 
     context.call(use)
     emulation.forget()
+
+
+def test_nothing_is_collected_during_a_capture(context: CudaContext) -> None:
+    """Garbage may hold GPU memory, and freeing it then would spoil the capture."""
+    seen: list[bool] = []
+
+    def use() -> None:
+        stream = context.stream()
+        graph = Graph(context.driver, stream.handle)
+        graph.capture(lambda: seen.append(gc.isenabled()))
+        with pytest.raises(ZeroDivisionError):
+            graph.capture(lambda: 1 // 0)
+        graph.free()
+
+    context.call(use)
+    assert (seen, gc.isenabled()) == ([False], True)
 
 
 def test_a_driver_without_graphs(context: CudaContext, emulation: Emulation) -> None:
