@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import edgecnn.export.tensorrt.auto as auto
@@ -22,6 +24,8 @@ from edgecnn.export.tensorrt.changes import layer_changes
 from edgecnn.export.tensorrt.lowered import load_source, measure_lowered
 from edgecnn.export.tensorrt.sensitivity import rank_layers
 from edgecnn.gpu import read_gpu
+from edgecnn.metadata import QUANTIZATION_KEY
+from edgecnn.quantization import QuantizationTable
 from tests.export.tensorrt.conftest import AMPERE
 from tests.networks import Net, frames, save, spec
 
@@ -35,18 +39,23 @@ NANO = "orin-nano-8gb"
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three convolutions and a Gemm; the second convolution's weights suffer most from 8 bits."""
+    """Three convolutions and a Gemm; the input of the second has a range that leaves it few of 127 steps."""
     net = Net((1, 3, 8, 8))
-    x = net.relu(net.conv("image", 3, 8))
-    weights = net.random.standard_normal((8, 8, 3, 3)) / 8
-    weights[:, 0, 0, 0] = 40.0  # one large number a channel: the others are left few of the 127 steps
-    x = net.relu(net.add("Conv", x, net.constant(weights), pads=[1] * 4, name="rough"))
+    read = x = net.relu(net.conv("image", 3, 8))
+    x = net.relu(net.add("Conv", x, net.weights(8, 8, 3, 3), pads=[1] * 4, name="rough"))
     x = net.relu(net.conv(x, 8, 8))
     scores = net.add("Gemm", net.pooled(x), net.weights(8, 5), name="logits")
     folder = tmp_path_factory.mktemp("model")
     model = save(net.model(scores, own_spec=spec(task="classification")), folder / "model.onnx")
     np.save(folder / "frames.npy", np.stack(frames()))
-    return calibrate(model, folder / "frames.npy", folder / "calibrated.onnx").path
+    path = calibrate(model, folder / "frames.npy", folder / "calibrated.onnx").path
+    proto = onnx.load(path)
+    (entry,) = (item for item in proto.metadata_props if item.key == QUANTIZATION_KEY)
+    table = QuantizationTable.from_json(entry.value)
+    wide = replace(table.activations[read], amax=40 * table.activations[read].amax)
+    entry.value = replace(table, activations={**table.activations, read: wide}).to_json()
+    onnx.save(proto, path)
+    return path
 
 
 @pytest.fixture
