@@ -7,6 +7,7 @@ with its decoder are tested as text alone: they have not been run.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ from edgecnn.camera.uri import SourceUri
 from edgecnn.errors import BackendUnavailableError, SourceError
 
 __all__ = ["csi_pipeline", "decoder", "has_gstreamer", "open_pipeline", "own_pipeline", "rtsp_pipeline"]
+
+_log = logging.getLogger(__name__)
 
 _NEWEST = {"drop": "true", "max-buffers": "1", "sync": "false"}
 _EVERY = {"drop": "false", "max-buffers": "8", "sync": "false"}
@@ -143,6 +146,8 @@ def open_pipeline(uri: SourceUri, policy: Policy | None, *, stall_s: float) -> C
         raise SourceError(
             f"cannot open {uri.name}", got=got, remedy="gst-launch-1.0 shows what GStreamer says of it"
         )
+    used = f", decoder {decoder()}" if uri.kind == "rtsp" else ""
+    _log.info("%s: open, through GStreamer%s", uri.name, used)
     return CaptureReader(capture, name=uri.name, lost="the pipeline ended or failed", live=live)
 
 

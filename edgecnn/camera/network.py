@@ -8,6 +8,7 @@ open and read time-outs count only as parameters of open (docs/cameras.md).
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -23,6 +24,8 @@ from edgecnn.camera.uri import SourceUri
 from edgecnn.errors import BackendUnavailableError, SourceError
 
 __all__ = ["check_reachable", "open_stream", "why"]
+
+_log = logging.getLogger(__name__)
 
 REACH_S = 1.5
 """How long the way to a server may take: a packet that is lost is sent again after one second."""
@@ -59,6 +62,7 @@ def open_stream(uri: SourceUri, *, stall_s: float, open_s: float) -> CaptureRead
         waited = monotonic() - started
         got = f"nothing within {open_s:g} s" if waited > 0.9 * open_s else why(address)
         raise SourceError(f"cannot open {uri.name}", got=got, expected="a video that OpenCV's FFmpeg reads")
+    _log.info("%s: open, through FFmpeg", uri.name)
     count = positive_number(capture.get(cv2.CAP_PROP_FRAME_COUNT), at_most=1e9)
     stored = uri.kind == "http" and count is not None
     reader = CaptureReader(

@@ -128,11 +128,11 @@ def test_raw_frames_of_ones_own_appsink() -> None:
     ],
 )
 def test_pipelines_that_cannot_be_played(uri: str, said: str) -> None:
-    for level in ({}, {"OPENCV_LOG_LEVEL": "VERBOSE"}):
-        found, printed = gstreamer_cameras.run("pipeline", uri, **level)
-        assert found["type"] == "SourceError"
-        assert said in found["message"]
-        assert "s3cr3t" not in printed
+    # whoever asks OpenCV for all its messages does not ask for passwords
+    found, printed = gstreamer_cameras.run("pipeline", uri, OPENCV_LOG_LEVEL="VERBOSE")
+    assert found["type"] == "SourceError"
+    assert said in found["message"]
+    assert "s3cr3t" not in printed
 
 
 @needs_gstreamer

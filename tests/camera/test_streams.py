@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import cv2
 import pytest
 
 from edgecnn.camera import Frame, Source, Stamp, open_camera, read_stamp
+from edgecnn.camera.network import _transport
 from edgecnn.camera.pattern import PatternReader
 from edgecnn.errors import SourceError
 from tests.colours import colour_cycle, write_video
@@ -180,6 +182,34 @@ def test_udp_that_nobody_sends(address: str) -> None:
     with pytest.raises(SourceError, match=r"nothing within 0\.5 s"):
         open_camera(address.format(port=port), open_s=0.5)
     assert monotonic() - start < 5
+
+
+def test_one_transport_at_a_time_and_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(_transport.VARIABLE, "reorder_queue_size;0")
+    together, alone = threading.Barrier(2), threading.Event()
+    seen: list[str | None] = []
+
+    def open_one(transport: str | None) -> None:
+        with _transport.of(transport):
+            if transport == "udp":
+                together.wait(30)  # both at the same time
+                assert not alone.wait(0.2)
+            else:
+                alone.set()
+            seen.append(os.environ.get(_transport.VARIABLE))
+
+    threads = [threading.Thread(target=open_one, args=("udp",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while together.n_waiting == 0 and all(thread.is_alive() for thread in threads):
+        time.sleep(0.001)
+    other = threading.Thread(target=open_one, args=(None,))
+    other.start()
+    for thread in (*threads, other):
+        thread.join(30)
+    ours = "rtsp_transport;udp|reorder_queue_size;0"
+    assert seen == [ours, ours, "reorder_queue_size;0"]
+    assert os.environ[_transport.VARIABLE] == "reorder_queue_size;0"
 
 
 def test_a_recording_at_its_own_speed_stands_in_for_a_camera(tmp_path: Path) -> None:
