@@ -35,6 +35,7 @@ class StopRequest:
         self.terminated = False
         self.reload = False
         self.on_request: Callable[[], object] = lambda: None
+        self._on_terminal = _has_terminal()  # asked now: once it is closed, it is no more there
         self._phase: Literal["opening", "running", "finishing"] = "opening"
 
     def open(self) -> None:
@@ -51,7 +52,7 @@ class StopRequest:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if number == signal.SIGHUP and not _has_terminal():
+        if number == signal.SIGHUP and not self._on_terminal:
             self.reload = True
         elif self._phase == "opening" or (self._phase == "running" and self.asked):
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -198,6 +201,27 @@ def test_beginning_anew_leaves_nothing_behind(service: Start, tmp_path: Path) ->
     threads, descriptors = zip(*counts[1:], strict=True)  # the first run has loaded libraries on its way
     assert max(threads[-2:]) <= max(threads[:3])
     assert max(descriptors[-2:]) <= max(descriptors[:3])
+
+
+def test_a_terminal_that_is_closed_stops_it(colour_onnx: Path, tmp_path: Path) -> None:
+    """As when an SSH connection breaks: the files are finished, even if there is nobody to be told."""
+    sinks = ("--sink", "out.mp4", "--sink", "out.jsonl")
+    command = [sys.executable, "-m", "edgecnn", "run", str(colour_onnx), "--source", CAMERA, *sinks]
+    main_end, terminal = pty.openpty()
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stdin=terminal, stdout=terminal, stderr=terminal,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # it is its terminal
+    )  # fmt: skip
+    os.close(terminal)
+    end = time.monotonic() + DEADLINE_S
+    while not (tmp_path / "out.jsonl").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    os.close(main_end)
+    assert process.wait(timeout=DEADLINE_S) in (0, 1)  # the latter where it was about to say something
+    assert decode_video(tmp_path / "out.mp4")
+    assert frames_of(tmp_path / "out.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.mp4"]
 
 
 def test_many_signals(service: Start) -> None:
