@@ -1,21 +1,27 @@
 """Calibration: frames through the float model → the quantization table, and the accuracy that it gives.
 
     frames ──▶ preprocessing ──▶ float model, all activations visible ──▶ statistics ──▶ ranges ──▶ table
+    some of these frames ──▶ the best steps for the weights ──▶ table
     held-out frames ──▶ float model and the lowered INT8 model ──▶ accuracy report
 
-Frames stream through one at a time. What comes out is the float model again, with the table and the report
-in its metadata: any ONNX tool still opens it, and every target can be built from it.
+Frames stream through one at a time; as many of them are kept as fit a bound on memory, to round the weights
+by. What comes out is the float model again, with the table and the report in its metadata: any ONNX tool
+still opens it, and every target can be built from it.
+
+The plain way, largest magnitudes and nearest steps, is measured beside the chosen one, and kept where it is
+better.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +30,12 @@ from edgecnn import __version__
 from edgecnn.backends.onnxruntime import create_session
 from edgecnn.calibration.observers import TensorStats, merge, observe
 from edgecnn.calibration.ranges import METHODS, SMALLEST_AMAX, Method, choose_range
+from edgecnn.calibration.sample import KeptFrames, diversity, signature
+from edgecnn.calibration.second_order import LayerRounding, round_network
+from edgecnn.calibration.selection import select_ranges
 from edgecnn.camera.source import Skipped
 from edgecnn.compare import Agreement
-from edgecnn.dataset import open_frames
+from edgecnn.dataset import FrameSet, open_frames
 from edgecnn.errors import BuildError, DataError
 from edgecnn.export.graph import fixed_batch, load_graph, save_graph, to_bytes
 from edgecnn.export.lowering import lower_graph, refuse_lowered
@@ -42,7 +51,13 @@ from edgecnn.spec import ImageSpec, ModelSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CalibrationResult", "calibrate", "observe_activations", "weight_scales"]
+__all__ = ["CalibrationResult", "Rounding", "calibrate", "observe_activations", "weight_scales"]
+
+Rounding = Literal["nearest", "second-order"]
+_ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
+
+NARROW = 8.0
+"""Frames that amount to fewer different ones are said to be too much alike; see docs/quantization.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +70,18 @@ class CalibrationResult:
         accuracy: the INT8 model that ONNX Runtime gets, against the float model, on frames that
             calibration did not see.
         skipped: images that could not be read, with the reason.
+        plain: the same for largest magnitudes and nearest steps; None where just that was asked for.
+        layers: what second-order rounding did, layer by layer; empty without it.
+        warnings: what the person who calibrates should know.
     """
 
     path: Path
     table: QuantizationTable
     accuracy: Agreement
     skipped: tuple[Skipped, ...]
+    plain: Agreement | None = None
+    layers: tuple[LayerRounding, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -68,7 +89,8 @@ def calibrate(
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    method: Method = "minmax",
+    method: Method | Literal["auto"] = "auto",
+    rounding: Rounding = "second-order",
     limit: int = 512,
     evaluation_data: str | os.PathLike[str] | None = None,
     spec: ModelSpec | None = None,
@@ -82,7 +104,10 @@ def calibrate(
         model: a float32 ONNX file.
         data: a folder of images, an image pattern, a video, a camera, or a `.npy` of uint8 (N, H, W, 3) RGB.
         output: where the calibrated model is written.
-        method: how a range is chosen from what was seen; see `edgecnn.calibration.ranges`.
+        method: how a range is chosen from what was seen; see `edgecnn.calibration.ranges`. `auto` takes for
+            each tensor the one that disturbs least what is computed from it.
+        rounding: how weights are rounded: `nearest`, or `second-order`, such that each layer's output
+            changes least.
         limit: frames to use at most; of a longer video, evenly spaced ones.
         evaluation_data: frames to measure accuracy on; where None, a fifth of `data` is held out.
         spec: used instead of the model's own.
@@ -97,8 +122,10 @@ def calibrate(
         SourceError: a video or camera cannot be opened.
         OutputError, OutputExistsError: `output` cannot be written.
     """
-    if method not in METHODS:
-        raise DataError("unknown method", got=method, expected="one of " + ", ".join(METHODS))
+    if method not in (*METHODS, "auto"):
+        raise DataError("unknown method", got=method, expected="one of " + ", ".join((*METHODS, "auto")))
+    if rounding not in _ROUNDINGS:
+        raise DataError("unknown rounding", got=rounding, expected="one of " + ", ".join(_ROUNDINGS))
     target = check_output(output, force=force)
     graph = load_graph(model)
     refuse_lowered(graph)
@@ -118,27 +145,54 @@ def calibrate(
     else:
         held_out = open_frames(evaluation_data, limit=limit)
 
-    stats, count, digest = observe_activations(
+    plain_only = method == "minmax" and rounding == "nearest"
+    kept = KeptFrames(frames, graph, spec.image, total=None if plain_only else frames.count)
+    stats, count, digest, outputs = observe_activations(
         graph,
         spec.image,
-        frames,
+        kept,
         histograms=method != "minmax",
         threads=threads,
         total=frames.count,
         progress=progress,
     )
-    table = QuantizationTable(
-        activations={name: choose_range(entry, method) for name, entry in stats.items()},
+    spread = diversity(outputs)
+    plain_table = QuantizationTable(
+        activations={name: choose_range(entry, "minmax") for name, entry in stats.items()},
         weights=weight_scales(graph),
-        method=method,
+        method="minmax",
         frames=count,
         frames_sha256=digest,
         tool=f"edgecnn {__version__}",
+        software=_software(),
+        diversity=spread,
     )
+    table, layers = plain_table, ()
+    if method == "auto":
+        ranges = select_ranges(graph, stats, kept.tensors, threads=threads, progress=progress)
+        table = dataclasses.replace(plain_table, activations=ranges, method=method)
+    elif method != "minmax":
+        ranges = {name: choose_range(entry, method) for name, entry in stats.items()}
+        table = dataclasses.replace(plain_table, activations=ranges, method=method)
+    if rounding == "second-order":
+        table, layers = round_network(graph, table, kept.tensors, threads=threads, progress=progress)
+    kept.tensors.clear()
+    warnings = [*_narrow(count, spread)]
+
     float_bytes = to_bytes(graph)
+    accuracy, lowered = _measure(graph, table, float_bytes, held_out, threads, progress, "comparing")
+    plain = None
+    if table is not plain_table:
+        plain, plain_lowered = _measure(
+            graph, plain_table, float_bytes, held_out, threads, progress, "comparing with the plain way"
+        )
+        if plain.worst_sqnr_db > accuracy.worst_sqnr_db:
+            warnings.append(
+                f"{method} ranges with {rounding} rounding gave {accuracy.worst_sqnr_db:.1f} dB, less than "
+                f"the {plain.worst_sqnr_db:.1f} dB of the largest magnitudes and nearest steps, now kept"
+            )
+            table, accuracy, lowered, layers = plain_table, plain, plain_lowered, ()
     graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
-    lowered = to_bytes(lower_graph(graph, "int8"))
-    accuracy = measure_accuracy(float_bytes, lowered, held_out, threads=threads, progress=progress)
     # The hash ties the report to the very graph that was measured: a build that makes another one says so.
     identity = {
         "precision": "int8",
@@ -148,8 +202,49 @@ def calibrate(
     report = {**identity, **accuracy.to_dict()}
     graph.metadata_props[ACCURACY_KEY] = json.dumps(report, sort_keys=True)
     save_graph(graph, target, force=force)
-    skipped = tuple(dict.fromkeys([*frames.skipped, *held_out.skipped]))
-    return CalibrationResult(path=target, table=table, accuracy=accuracy, skipped=skipped)
+    return CalibrationResult(
+        path=target,
+        table=table,
+        accuracy=accuracy,
+        skipped=tuple(dict.fromkeys([*frames.skipped, *held_out.skipped])),
+        plain=plain,
+        layers=layers,
+        warnings=tuple(warnings),
+    )
+
+
+def _measure(
+    graph: ir.Model,
+    table: QuantizationTable,
+    float_bytes: bytes,
+    held_out: FrameSet,
+    threads: int | None,
+    progress: Progress,
+    stage: str,
+) -> tuple[Agreement, bytes]:
+    """What INT8 costs with this table, and the lowered graph that was measured."""
+    graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
+    lowered = to_bytes(lower_graph(graph, "int8"))
+
+    def named(_: str, done: int, total: int | None) -> None:
+        progress(stage, done, total)
+
+    return measure_accuracy(float_bytes, lowered, held_out, threads=threads, progress=named), lowered
+
+
+def _narrow(count: int, spread: float | None) -> Iterable[str]:
+    if spread is not None and count >= NARROW and spread < NARROW:
+        yield (
+            f"the {count} calibration frames are much alike: to this network they are like {spread:.1f} "
+            "different ones; add frames of other scenes"
+        )
+
+
+def _software() -> dict[str, str]:
+    """The packages that the numbers depend on."""
+    import onnxruntime
+
+    return {"numpy": np.__version__, "onnxruntime": onnxruntime.__version__}
 
 
 def observe_activations(
@@ -161,11 +256,12 @@ def observe_activations(
     threads: int | None = None,
     total: int | None = None,
     progress: Progress = no_progress,
-) -> tuple[dict[str, TensorStats], int, str]:
+) -> tuple[dict[str, TensorStats], int, str, list[NDArray[np.float32]]]:
     """Run frames through the float model and keep the statistics of every tensor that may be quantized.
 
     Returns:
-        Tensor name → statistics, the number of frames, and the SHA-256 of their input tensors.
+        Tensor name → statistics, the number of frames, the SHA-256 of their input tensors, and for each
+        frame some numbers of the network's outputs.
 
     Raises:
         DataError: no frames, or an activation that is infinite or NaN.
@@ -178,18 +274,21 @@ def observe_activations(
     )
     input_name = str(visible.graph.inputs[0].name)
     names = [str(value.name) for value in observed if value not in inputs]
+    results = [str(value.name) for value in model.graph.outputs]
     session = create_session(to_bytes(visible), threads=threads)
     # A model of a fixed batch gets the same frame in each row: not every tensor has the batch in front.
     preprocess = Preprocessor(image, batch=fixed_batch(model))
     stats: dict[str, TensorStats] = {}
     digest = hashlib.sha256()
+    outputs: list[NDArray[np.float32]] = []
     count = 0
     for frame in frames:
         for row in range(len(preprocess.tensor)):
             preprocess(frame, row)
         digest.update(preprocess.tensor[0])
-        arrays = [preprocess.tensor, *session.run(names, {input_name: preprocess.tensor})]
-        for name, array in zip([input_name, *names], arrays, strict=True):
+        arrays = session.run([*names, *results], {input_name: preprocess.tensor})
+        outputs.append(signature(arrays[len(names) :]))
+        for name, array in zip([input_name, *names], [preprocess.tensor, *arrays], strict=False):
             seen = observe(array, histogram=histograms)
             if seen.not_finite:
                 raise DataError(
@@ -204,7 +303,7 @@ def observe_activations(
         raise DataError(
             "no frames to calibrate with", expected="a folder of images, a video, a camera or a .npy"
         )
-    return stats, count, digest.hexdigest()
+    return stats, count, digest.hexdigest(), outputs
 
 
 def weight_scales(model: ir.Model) -> dict[str, WeightScales]:

@@ -8,21 +8,35 @@
   equal as can be) and spread evenly over the bins of each group that P occupies; both are scaled to sum 1,
   and the i with the least Σ P log(P / Q) wins. Of equals the largest: a tensor of a few distinct values
   would otherwise be clipped to the smallest of them, where P and Q are a single bin.
+- `percentile`: the magnitude below which 99.99 % of the values lie.
+- `mse`: the threshold that leaves the smallest mean squared error between x and its quantized value, clipping
+  included, of 64 thresholds from a fifth of the largest magnitude up to it.
+
+`auto` is made of these, tensor by tensor, in `edgecnn.calibration.selection`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.calibration.observers import TensorStats
-from edgecnn.quantization import ActivationRange
+from edgecnn.quantization import LEVELS, ActivationRange
 
-__all__ = ["METHODS", "SMALLEST_AMAX", "Method", "choose_range", "entropy_threshold"]
+__all__ = [
+    "METHODS",
+    "SMALLEST_AMAX",
+    "Method",
+    "choose_range",
+    "entropy_threshold",
+    "mse_threshold",
+    "percentile_threshold",
+]
 
-Method = Literal["minmax", "entropy"]
+Method = Literal["minmax", "entropy", "percentile", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 SMALLEST_AMAX = float(np.finfo(np.float32).tiny) * 2**10
@@ -30,17 +44,19 @@ SMALLEST_AMAX = float(np.finfo(np.float32).tiny) * 2**10
 
 _GROUPS = 128
 _FINEST = 2048
+_PERCENTILE = 0.9999
+_SHARES = np.linspace(0.2, 1.0, 64)
 _EQUAL = 1e-9  # of a divergence: what float64 leaves of zero in a sum of 2048 terms
 
 
 def choose_range(stats: TensorStats, method: Method) -> ActivationRange:
-    """The range of one tensor; `entropy` needs statistics with a histogram.
+    """The range of one tensor; all methods but `minmax` need statistics with a histogram.
 
     A tensor that was always zero gets amax 1, so that its scale is positive.
     """
     if stats.amax == 0:
         return ActivationRange(amax=1.0, low=0.0, high=0.0, method="constant")
-    amax = stats.amax if method == "minmax" else min(entropy_threshold(stats), stats.amax)
+    amax = stats.amax if method == "minmax" else min(_THRESHOLDS[method](stats), stats.amax)
     return ActivationRange(amax=max(amax, SMALLEST_AMAX), low=stats.low, high=stats.high, method=method)
 
 
@@ -50,10 +66,7 @@ def entropy_threshold(stats: TensorStats) -> float:
     Raises:
         ValueError: the statistics hold no histogram.
     """
-    if stats.counts is None:
-        raise ValueError("an entropy threshold needs a histogram")
-    used = int(np.flatnonzero(stats.counts)[-1]) + 1
-    counts, width = stats.counts[:used], stats.bin_width
+    counts, width = _used(stats), stats.bin_width
     while len(counts) > _FINEST:
         counts = np.pad(counts, (0, len(counts) % 2)).reshape(-1, 2).sum(axis=1)
         width *= 2
@@ -67,6 +80,46 @@ def entropy_threshold(stats: TensorStats) -> float:
     divergences = np.array([_divergence(histogram, end) for end in candidates])
     best = np.flatnonzero(divergences <= divergences.min() + _EQUAL)[-1]
     return (_GROUPS + int(best)) * width
+
+
+def percentile_threshold(stats: TensorStats) -> float:
+    """The magnitude that one value in ten thousand exceeds, to the next border of a bin.
+
+    Raises:
+        ValueError: the statistics hold no histogram.
+    """
+    below = np.cumsum(_used(stats))
+    return (int(np.searchsorted(below, _PERCENTILE * below[-1])) + 1) * stats.bin_width
+
+
+def mse_threshold(stats: TensorStats) -> float:
+    """The magnitude at which to clip for the smallest mean squared error; a bin's values count as its middle.
+
+    Raises:
+        ValueError: the statistics hold no histogram.
+    """
+    counts = _used(stats).astype(np.float64)
+    values = (np.arange(len(counts)) + 0.5) * stats.bin_width
+    thresholds = stats.amax * _SHARES
+    scales = thresholds / LEVELS
+    steps = np.minimum(np.rint(values / scales[:, None]), LEVELS)
+    errors = ((steps * scales[:, None] - values) ** 2) @ counts
+    # Of equals the largest, as above.
+    return float(thresholds[np.flatnonzero(errors <= errors.min() * (1 + _EQUAL))[-1]])
+
+
+_THRESHOLDS: dict[str, Callable[[TensorStats], float]] = {
+    "entropy": entropy_threshold,
+    "percentile": percentile_threshold,
+    "mse": mse_threshold,
+}
+
+
+def _used(stats: TensorStats) -> NDArray[np.int64]:
+    """The histogram up to its last bin that is not empty."""
+    if stats.counts is None:
+        raise ValueError("this threshold needs a histogram")
+    return stats.counts[: int(np.flatnonzero(stats.counts)[-1]) + 1]
 
 
 def _divergence(histogram: NDArray[np.float64], end: int) -> float:

@@ -1,13 +1,16 @@
 """Frames to calibrate, measure and compare with: images, a video, an array or a camera, one at a time.
 
 A FrameSet can be gone through again and again (a camera only once), holds one frame at a time, and can be
-split into a part to calibrate with and a part held out, such that neighbouring frames of one video do not
-end up on both sides.
+split into a part to calibrate with and a part held out, such that frames of one source do not end up on
+both sides. Images are of one source where they are in one folder and their names differ in nothing but a
+number at the end: the frames of a video, the crops of a photo. A video or camera is one source, of which
+the last fifth is held out; so are the images of fewer than five sources.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from edgecnn.errors import DataError, SourceError
 
 __all__ = ["FrameSet", "open_frames"]
 
-HELD_OUT = 5  # every fifth image, or the last fifth of a video
+HELD_OUT = 5  # every fifth source, or the last fifth of a video
 DEFAULT_CAMERA_FRAMES = 512
 
 
@@ -35,6 +38,7 @@ class FrameSet:
         read: positions → their frames, in order.
         contiguous: neighbours resemble each other, as in a video.
         skipped: where `read` puts what cannot be read.
+        sources: which source each frame comes from, for each of `positions`; each its own where None.
     """
 
     def __init__(
@@ -45,10 +49,12 @@ class FrameSet:
         *,
         contiguous: bool = False,
         skipped: list[Skipped] | None = None,
+        sources: Sequence[object] | None = None,
     ) -> None:
         self.name = name
         self.positions = positions
         self.contiguous = contiguous
+        self._sources = positions if sources is None else sources
         self._read = read
         self._skipped = [] if skipped is None else skipped
 
@@ -78,19 +84,33 @@ class FrameSet:
                 expected="at least 2, better 100 or more",
                 remedy="Add frames, or give frames to measure on with --eval-data",
             )
-        if self.contiguous:
+        order = list(dict.fromkeys(self._sources))
+        if self.contiguous or HELD_OUT > len(order) != self.count:
             border = max(1, self.count - max(1, self.count // HELD_OUT))
-            parts = self.positions[:border], self.positions[border:]
+            held_out = set(range(border, self.count))
         else:
-            step = min(HELD_OUT, self.count)
-            held_out = self.positions[step - 1 :: step]
-            out = set(held_out)
-            parts = [position for position in self.positions if position not in out], held_out
+            held_out = self._every_fifth(order)
         first, second = (
-            FrameSet(self.name, part, self._read, contiguous=self.contiguous, skipped=self._skipped)
-            for part in parts
+            FrameSet(
+                self.name,
+                [self.positions[index] for index in part],
+                self._read,
+                contiguous=self.contiguous,
+                skipped=self._skipped,
+                sources=[self._sources[index] for index in part],
+            )
+            for part in ([index for index in range(self.count) if index not in held_out], sorted(held_out))
         )
         return first, second
+
+    def _every_fifth(self, order: Sequence[object]) -> set[int]:
+        """The frames of every fifth source, from the one on that brings them nearest to a fifth."""
+        step = min(HELD_OUT, len(order))
+        choices = []
+        for start in reversed(range(step)):
+            chosen = set(order[start::step])
+            choices.append({index for index, source in enumerate(self._sources) if source in chosen})
+        return min(choices, key=lambda frames: abs(len(frames) - self.count / HELD_OUT))
 
 
 def open_frames(path: str | os.PathLike[str], *, limit: int | None = None) -> FrameSet:
@@ -163,7 +183,14 @@ def _images(files: list[Path], name: str, limit: int | None) -> FrameSet:
                 got=f"{skipped[-1].path}: {skipped[-1].reason}",
             )
 
-    return FrameSet(name, _evenly(len(files), limit), read, skipped=skipped)
+    positions = _evenly(len(files), limit)
+    sources = [_source(files[position]) for position in positions]
+    return FrameSet(name, positions, read, skipped=skipped, sources=sources)
+
+
+def _source(file: Path) -> tuple[Path, str]:
+    """What files of one source have in common: the folder, and the name without a number at its end."""
+    return file.parent, re.sub(r"[-_ .(]*\d+\)?$", "", file.stem)
 
 
 def _video(path: str | os.PathLike[str], name: str, limit: int | None) -> FrameSet:

@@ -5,14 +5,21 @@ one scale for a whole activation, one scale a channel for weights:
 
     q = clip(round(x / scale), -127, 127)        x ≈ q · scale        scale = amax / 127
 
-Lowering turns table and model into a graph for a target; the table itself names no target.
+Lowering turns table and model into a graph for a target; the table itself names no target. The model's
+weights stay as they were trained: where calibration found better steps than the nearest ones, the table has
+the difference.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgecnn.errors import ModelFormatError
 from edgecnn.metadata import QUANTIZATION_KEY
@@ -22,7 +29,10 @@ __all__ = ["LEVELS", "ActivationRange", "QuantizationTable", "WeightScales"]
 LEVELS = 127
 """Steps from zero to amax: int8 without -128, so that the grid is symmetric."""
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
+"""2 brought steps other than the nearest, and biases. Version 1, without them, is read as well."""
+
+_READABLE = (1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +42,8 @@ class ActivationRange:
     Attributes:
         amax: the largest magnitude that is represented; what lies beyond saturates. Positive.
         low, high: smallest and largest value that was observed.
-        method: how `amax` was chosen: `minmax` or `entropy`; `constant` for a tensor that was always zero.
+        method: how `amax` was chosen: `minmax`, `entropy`, `percentile`, `mse`; `constant` for a tensor
+            that was always zero.
     """
 
     amax: float
@@ -54,16 +65,50 @@ class ActivationRange:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightScales:
-    """One weight tensor: a scale for each slice along `axis`, all positive."""
+    """One weight tensor: a scale for each slice along `axis`, all positive.
+
+    Attributes:
+        axis: the axis that runs over output channels.
+        scales: one a slice.
+        moves: by how many steps each weight lies beside its nearest one, as deflated int8 in the weights'
+            order; None where all are the nearest. See `with_steps`.
+    """
 
     axis: int
     scales: tuple[float, ...]
+    moves: bytes | None = None
 
     def __post_init__(self) -> None:
         if self.axis < 0 or not all(0 < scale < math.inf for scale in self.scales):
             raise ModelFormatError(
                 "a weight's scales are wrong", expected="an axis from 0 and positive numbers"
             )
+
+    @classmethod
+    def with_steps(
+        cls, axis: int, scales: tuple[float, ...], weights: NDArray[Any], steps: NDArray[np.int8]
+    ) -> WeightScales:
+        """Scales with the steps that stand for `weights`; both arrays have the weights' shape."""
+        nearest = _nearest(weights, _along(scales, axis, weights.ndim))
+        moves = (steps.astype(np.int16) - nearest).astype(np.int8)  # modulo 256, as in `on_grid`
+        return cls(axis=axis, scales=scales, moves=zlib.compress(moves.tobytes(), 9) if moves.any() else None)
+
+    def on_grid(self, weights: NDArray[Any]) -> NDArray[np.float64]:
+        """What INT8 is to make of `weights`: the values of their steps; without moves, `weights`.
+
+        Raises:
+            ModelFormatError: the moves belong to other weights, or are damaged.
+        """
+        if self.moves is None:
+            return weights.astype(np.float64)
+        try:
+            moves = np.frombuffer(zlib.decompress(self.moves), np.int8).reshape(weights.shape)
+        except (zlib.error, ValueError) as error:
+            raise ModelFormatError(
+                "the steps of a weight cannot be read", got=str(error), remedy="Calibrate the model again"
+            ) from error
+        scales = _along(self.scales, self.axis, weights.ndim)
+        return (_nearest(weights, scales) + moves.astype(np.int16)).astype(np.int8) * scales
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +121,10 @@ class QuantizationTable:
         method: the method that was asked for.
         frames: how many frames were observed; `frames_sha256` is the hash of their input tensors in order.
         tool: name and version of what made the table.
+        rounding: how weights were rounded: `nearest` or `second-order`.
+        biases: initializer name → the bias to use with INT8 in its place, one number a channel.
+        software: package → version, of those that the numbers depend on.
+        diversity: how many different frames the calibration frames amount to; None where it is not known.
     """
 
     activations: Mapping[str, ActivationRange]
@@ -85,14 +134,30 @@ class QuantizationTable:
     frames_sha256: str
     tool: str
     version: int = TABLE_VERSION
+    rounding: str = "nearest"
+    biases: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
+    diversity: float | None = None
 
     def __post_init__(self) -> None:
-        if self.version != TABLE_VERSION:
+        if self.version not in _READABLE:
             raise ModelFormatError(
                 "the quantization table has another version",
                 got=str(self.version),
                 expected=f"{TABLE_VERSION}; use the edgecnn that wrote it, {self.tool}",
             )
+
+    def bias(self, name: str | None, values: NDArray[Any]) -> NDArray[np.float64]:
+        """The bias to use with INT8 in place of the constant `name` with these values, in their shape."""
+        found = self.biases.get(str(name))
+        flat = values.astype(np.float64) if found is None else np.asarray(found, np.float64)
+        if flat.size != values.size:
+            raise ModelFormatError(
+                f"the quantization table's bias {name} belongs to another model",
+                got=f"{flat.size} numbers",
+                expected=str(values.size),
+            )
+        return flat.reshape(values.shape)
 
     def to_json(self) -> str:
         """The table as one JSON object; the same table gives the same text."""
@@ -119,3 +184,17 @@ class QuantizationTable:
         """The table in a calibrated model's metadata, or None."""
         text = metadata.get(QUANTIZATION_KEY)
         return None if text is None else cls.from_json(text)
+
+
+def _along(scales: tuple[float, ...], axis: int, rank: int) -> NDArray[np.float64]:
+    """Scales in a shape that multiplies weights."""
+    sides = [1] * rank
+    sides[axis] = -1
+    return np.asarray(scales, np.float64).reshape(sides)
+
+
+def _nearest(weights: NDArray[Any], scales: NDArray[np.float64]) -> NDArray[np.int16]:
+    steps: NDArray[np.int16] = np.clip(np.rint(weights.astype(np.float64) / scales), -LEVELS, LEVELS).astype(
+        np.int16
+    )
+    return steps

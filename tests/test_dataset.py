@@ -198,10 +198,40 @@ def test_a_split_keeps_every_frame_on_one_side(count: int, contiguous: bool) -> 
         assert max(first.positions) < min(second.positions)
 
 
-def test_held_out_images_are_spread(tmp_path: Path) -> None:
-    first, second = open_frames(write_images(tmp_path / "photos", 11)).split()
+def named(folder: Path, names: list[str]) -> Path:
+    """A folder of images, each of which is as light as its place among `names`."""
+    folder.mkdir()
+    for level, name in enumerate(names):
+        cv2.imwrite(str(folder / name), np.full((4, 4, 3), level, np.uint8))
+    return folder
+
+
+def test_held_out_sources_are_spread(tmp_path: Path) -> None:
+    folder = named(tmp_path / "photos", [f"{letter}.png" for letter in "abcdefghijk"])
+    first, second = open_frames(folder).split()
     assert numbers(second) == [4, 9]
     assert numbers(first) == [0, 1, 2, 3, 5, 6, 7, 8, 10]
+
+
+@pytest.mark.parametrize("pattern", ["{}-{}.png", "{}_{}.png", "{}{}.png", "{} ({}).png"])
+def test_crops_of_one_photo_stay_on_one_side(pattern: str, tmp_path: Path) -> None:
+    names = [pattern.format(photo, crop) for photo in "abcdefg" for crop in range(3)]
+    first, second = open_frames(named(tmp_path / "crops", names)).split()
+    assert {number // 3 for number in numbers(first)} == {0, 1, 2, 3, 5, 6}
+    assert numbers(second) == [12, 13, 14]
+
+
+def test_frames_of_one_video_in_a_folder_are_split_like_a_video(tmp_path: Path) -> None:
+    folder = named(tmp_path / "frames", [f"clip-{number:03}.png" for number in range(10)])
+    first, second = open_frames(folder).split()
+    assert (numbers(first), numbers(second)) == (list(range(8)), [8, 9])
+
+
+def test_a_source_that_is_most_of_the_frames_is_not_held_out(tmp_path: Path) -> None:
+    names = [f"{letter}.png" for letter in "abcd"] + [f"z-{number}.png" for number in range(10, 40)]
+    first, second = open_frames(named(tmp_path / "mixed", names)).split()
+    assert first.count == 33
+    assert second.count == 1
 
 
 @pytest.mark.parametrize("count", [0, 1])

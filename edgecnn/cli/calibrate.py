@@ -32,6 +32,7 @@ __all__ = ["command"]
 edgecnn calibrate model.onnx --data photos/ -o model.calibrated.onnx
 edgecnn calibrate model.onnx --data drive.mp4 --limit 300 --eval-data other-day.mp4 -o model.calibrated.onnx
 edgecnn calibrate foreign.onnx --preset imagenet --data frames.npy -o model.calibrated.onnx
+edgecnn calibrate model.onnx --data photos/ --method minmax --rounding nearest -o quick.onnx
 """
     ),
 )
@@ -44,10 +45,17 @@ edgecnn calibrate foreign.onnx --preset imagenet --data frames.npy -o model.cali
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The calibrated model.")
 @click.option(
     "--method",
-    type=click.Choice(["minmax", "entropy"]),
-    default="minmax",
+    type=click.Choice(["auto", "minmax", "entropy", "percentile", "mse"]),
+    default="auto",
     show_default=True,
-    help="How a range is chosen.",
+    help="How a range is chosen; auto: for each tensor the way that disturbs least what is computed from it.",
+)
+@click.option(
+    "--rounding",
+    type=click.Choice(["second-order", "nearest"]),
+    default="second-order",
+    show_default=True,
+    help="How weights are rounded; second-order: such that each layer's output changes least.",
 )
 @click.option(
     "--limit",
@@ -66,6 +74,7 @@ def command(
     data: str,
     output: Path,
     method: Any,
+    rounding: Any,
     limit: int,
     eval_data: str | None,
     threads: int | None,
@@ -73,7 +82,7 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Find the ranges of MODEL's tensors for INT8, and measure what INT8 costs.
+    """Find the ranges of MODEL's tensors and the steps of its weights for INT8, and measure what INT8 costs.
 
     The calibrated model is the float model with the quantization table and the accuracy report in it;
     build any precision from it.
@@ -86,6 +95,7 @@ def command(
             data,
             output,
             method=method,
+            rounding=rounding,
             limit=limit,
             evaluation_data=eval_data,
             spec=model_spec(model, spec_options),
@@ -99,32 +109,53 @@ def command(
 def _show(result: CalibrationResult, as_json: bool) -> None:
     for path, reason in result.skipped:
         say(f"skipped: {path}: {reason}")
-    table, accuracy = result.table, result.accuracy
-    rows = [(f"{name}: SQNR", _decibels(output.sqnr_db)) for name, output in accuracy.outputs.items()]
-    rows += [
-        (f"{name}: cosine", f"{output.cosine:.5f}" if output.cosine is not None else "–")
-        for name, output in accuracy.outputs.items()
+    for warning in result.warnings:
+        say(f"warning: {warning}")
+    table, accuracy, plain = result.table, result.accuracy, result.plain
+    reports = [accuracy] if plain is None else [accuracy, plain]
+    rows = [
+        (f"{name}: SQNR", *(_decibels(report.outputs[name].sqnr_db) for report in reports))
+        for name in accuracy.outputs
     ]
-    rows += [(metric.replace("_", " "), f"{value:.1%}") for metric, value in accuracy.metrics.items()]
+    rows += [
+        (f"{name}: cosine", *(_cosine(report.outputs[name].cosine) for report in reports))
+        for name in accuracy.outputs
+    ]
+    rows += [
+        (metric.replace("_", " "), *(f"{report.metrics[metric]:.1%}" for report in reports))
+        for metric in accuracy.metrics
+    ]
+    better = sum(layer.shrinkage is not None for layer in result.layers)
+    if result.layers:
+        say(f"second-order rounding beat the nearest steps for {better} of {len(result.layers)} layers")
     print_table(
         f"{result.path}: {table.method} ranges of {len(table.activations)} tensors "
         f"from {table.frames} frames; INT8 against FP32 on {accuracy.images} held-out frames",
         rows,
-        ("", "INT8"),
+        ("", "INT8", "largest magnitudes, nearest steps")[: len(reports) + 1],
         as_json=as_json,
     )
     emit(
         {
             "path": str(result.path),
             "method": table.method,
+            "rounding": table.rounding,
             "frames": table.frames,
+            "diversity": table.diversity,
             "tensors": len(table.activations),
             "weights": len(table.weights),
             "skipped": [{"path": str(path), "reason": reason} for path, reason in result.skipped],
+            "warnings": list(result.warnings),
             "accuracy": accuracy.to_dict(),
+            "plain": plain.to_dict() if plain is not None else None,
+            "layers": [layer.to_dict() for layer in result.layers],
         },
         as_json,
     )
+
+
+def _cosine(value: float | None) -> str:
+    return "–" if value is None else f"{value:.5f}"
 
 
 def _decibels(value: float | None) -> str:

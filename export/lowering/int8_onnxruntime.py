@@ -236,12 +236,13 @@ def _quantize_weights(graph: ir.Graph, node: ir.Node, grid: _Grid | None, table:
     if node.op_type == "Gemm":
         node.attributes.pop("alpha", None)
         node.attributes.pop("beta", None)
-    values = weight.const_value.numpy() * np.float32(alpha)
+    values = entry.on_grid(weight.const_value.numpy()) * np.float32(alpha)
     scales = np.asarray(entry.scales) * abs(alpha)
     steps = np.zeros(scales.shape)
     if grid is not None:
         if bias is not None and bias.const_value is not None:
-            steps = np.broadcast_to(bias.const_value.numpy().astype(np.float64).ravel() * beta, scales.shape)
+            offsets = table.bias(bias.name, bias.const_value.numpy())
+            steps = np.broadcast_to(offsets.ravel() * beta, scales.shape)
         # A channel of tiny weights with a large bias: coarser weights, so that the bias fits into int32.
         smallest = np.maximum(np.abs(steps) / _LARGEST_BIAS_STEPS, _SMALLEST_SCALE) / float(grid.scale)
         scales = np.maximum(scales, smallest)

@@ -25,7 +25,7 @@ from edgecnn.quantization import LEVELS, QuantizationTable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Quantized", "half_scales", "quantize"]
+__all__ = ["Quantized", "half_scales", "quantize", "quantize_activations"]
 
 _SMALLEST_FP16 = np.float16(2.0**-24)
 
@@ -63,6 +63,19 @@ def quantize(
     for node in plan.layers:
         added |= _quantize_weights(graph, node, table, single=node in keep)
     return Quantized(layers=len(plan.layers), left_out=plan.left_out, single_precision=frozenset(added))
+
+
+def quantize_activations(graph: ir.Graph, table: QuantizationTable) -> set[str]:
+    """Add Q/DQ for activations only, with all else in FP32, to a float graph in place.
+
+    Returns:
+        The names of the outputs of the layers that read INT8.
+    """
+    everything = set(graph)
+    plan = make_plan(graph, table)
+    for value, uses in plan.readers.items():
+        _quantize_activation(graph, value, plan.amax[value] / LEVELS, uses, everything)
+    return {str(node.outputs[0].name) for node in plan.layers}
 
 
 def half_scales(scales: Any) -> NDArray[np.float16]:
@@ -130,10 +143,10 @@ def _quantize_weights(
     if node.op_type == "Gemm":
         node.attributes.pop("alpha", None)
         node.attributes.pop("beta", None)
-    if bias is not None and bias.const_value is not None and beta != 1.0:
-        scaled = bias.const_value.numpy() * np.float32(beta)
-        node.replace_input_with(2, constant(graph, f"{bias.name}.scaled", scaled))
-    values = weight.const_value.numpy().astype(np.float64) * alpha
+    if bias is not None and bias.const_value is not None and (beta != 1.0 or bias.name in table.biases):
+        scaled = (table.bias(bias.name, bias.const_value.numpy()) * beta).astype(np.float32)
+        node.replace_input_with(2, constant(graph, f"{bias.name}.int8", scaled))
+    values = entry.on_grid(weight.const_value.numpy()) * alpha
     exact = np.maximum(np.asarray(entry.scales) * abs(alpha), np.finfo(np.float32).tiny)
     scales = exact.astype(np.float32) if single else half_scales(exact)
     sides = [1] * values.ndim

