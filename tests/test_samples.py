@@ -38,6 +38,8 @@ def test_the_commands_in_the_samples_readme(demo_folder: Path, tmp_path: Path) -
     assert "250 frames" in outputs[0]
     assert (tmp_path / "classified.mp4").stat().st_size > 10_000
     assert "stop" in outputs[1]  # there is a mountain bike at the end of the video
+    assert "demo-output/video.mp4: 250 frames" in outputs[2]
+    assert " 0 frames dropped" in outputs[2]
 
 
 def sample(name: str) -> ModuleType:
