@@ -13,6 +13,7 @@ from edgecnn.errors import SourceError
 __all__ = ["CaptureReader", "read_capture"]
 
 DRAIN_S = 1.0
+ENOUGH = 0.95  # of the frames that a file over the network announces; some containers only estimate them
 
 
 def read_capture(capture: Any, name: str, pool: FramePool) -> Capture | None:
@@ -59,13 +60,21 @@ class CaptureReader:
         self.skipped: tuple[Skipped, ...] = ()
         self._capture: Any = capture
         self._lost = lost
+        self._count = 0
         self._pool = FramePool()
 
     def read(self) -> Capture | None:
         """See `Reader.read`."""
         capture = read_capture(self._capture, self.name, self._pool)
-        if capture is None and self.live:
+        if capture is not None:
+            self._count += 1
+        elif self.live:
             raise SourceError(f"{self.name} gives no more frames", got=self._lost)
+        elif self.frame_count is not None and self._count < ENOUGH * self.frame_count:
+            raise SourceError(
+                f"{self.name} ends early",
+                got=f"{self._count} of {self.frame_count} frames, then {self._lost}",
+            )
         return capture
 
     def drain(self) -> None:

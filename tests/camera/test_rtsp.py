@@ -183,6 +183,29 @@ def test_udp(server: RtspServer) -> None:
     assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ
 
 
+def test_a_password_shows_nowhere(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    events: list[SourceEvent] = []
+    with RtspServer(width=320, height=240, user="u5er", password="s3cr/t") as server:
+        address = server.url.removeprefix("rtsp://")
+        with open_camera(f"rtsp://u5er:s3cr/t@{address}", on_event=events.append) as source:
+            take(source, 1)
+            server.kill()
+            wait_for(lambda: source.state == "reconnecting")
+            server.start()
+            take(source, 1)
+            shown = [repr(source), source.name, next(source).source, *map(str, events)]
+        with pytest.raises(SourceError, match="user or password are wrong") as wrong:
+            open_camera(f"rtsp://u5er:wr0ng@{address}")
+        with pytest.raises(SourceError, match="the server asks for user and password"):
+            open_camera(server.url)
+    shown += [str(wrong.value.to_dict()), repr(wrong.value.__cause__), caplog.text, *capfd.readouterr()]
+    assert not [text for text in shown if "u5er" in text or "s3cr" in text or "wr0ng" in text]
+    assert f"rtsp://***@{address}" in caplog.text
+
+
 # What goes wrong at once, in words
 
 

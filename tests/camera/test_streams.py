@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 
 import cv2
+import numpy as np
 import pytest
 
 from edgecnn.camera import Frame, Source, Stamp, open_camera, read_stamp
@@ -33,6 +34,7 @@ class Camera(BaseHTTPRequestHandler):
     requests: list[str]
     credentials: str | None = None
     frames: int = 10**9
+    share: float = 1.0
 
     def do_GET(self) -> None:
         self.requests.append(self.path)
@@ -43,13 +45,13 @@ class Camera(BaseHTTPRequestHandler):
             self.end_headers()
         elif self.path.startswith("/video"):
             self._motion_jpeg()
-        elif self.path == "/clip.mp4":
+        elif self.path == f"/{self.clip.name}":
             data = self.clip.read_bytes()
             self.send_response(200)
             self.send_header("Content-Type", "video/mp4")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            self.wfile.write(data[: round(len(data) * self.share)])
         else:
             self.send_error(404)
 
@@ -126,6 +128,19 @@ def test_a_file_over_http_is_a_file(web: tuple[str, type[Camera]]) -> None:
         assert (source.live, source.policy, source.frame_count, source.fps) == (False, "all", 9, 25)
         assert len(list(source)) == 9
         assert source.state == "closed"
+
+
+def test_a_file_over_http_that_breaks_off_is_no_whole_one(
+    web: tuple[str, type[Camera]], tmp_path: Path
+) -> None:
+    address, handler = web
+    pictures = list(np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), np.uint8))
+    handler.clip = write_video(tmp_path / "noise.avi", pictures, codec="MJPG")
+    handler.share = 0.5
+    with open_camera(f"http://{address}/noise.avi") as source:
+        assert source.frame_count == 40
+        with pytest.raises(SourceError, match=r"ends early: got \d+ of 40 frames, then the connection ended"):
+            list(source)
 
 
 def test_password_and_errors(web: tuple[str, type[Camera]]) -> None:
