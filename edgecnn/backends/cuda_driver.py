@@ -173,7 +173,7 @@ class Graph:
         self._destroy_graph = driver.function("cuGraphDestroy", _POINTER)
         self._destroy = driver.function("cuGraphExecDestroy", _POINTER)
 
-    def capture(self, enqueue: Callable[[], None]) -> None:
+    def capture(self, enqueue: Callable[[], object]) -> None:
         """Record what `enqueue()` gives to the stream, without running it. Whatever it raises is raised."""
         with _no_collection():
             graph = self._record(enqueue)
@@ -182,7 +182,7 @@ class Graph:
         finally:
             self._destroy_graph(graph)
 
-    def _record(self, enqueue: Callable[[], None]) -> ctypes.c_void_p:
+    def _record(self, enqueue: Callable[[], object]) -> ctypes.c_void_p:
         graph = _POINTER()
         self._begin(self._stream, _CAPTURE_THREAD_LOCAL)
         try:

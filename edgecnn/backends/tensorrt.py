@@ -241,6 +241,7 @@ class TensorRTBackend:
                 _log.warning(words, path, index, workers, str(error))
                 break
             self._workers.append(worker)
+        self._messages.take()  # of a library that refused the plan, or of a capture: no later failure's cause
 
     def _deserialize(self, path: Path, info: EngineInfo | None, libraries: list[Any]) -> Any:
         """Make the engine; returns the library that takes the plan."""

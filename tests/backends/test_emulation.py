@@ -21,6 +21,8 @@ import pytest
 
 from tests.emulation.build import EmulationUnavailableError, make_emulation
 
+pytestmark = pytest.mark.timeout(900)  # compiling PyCUDA, on a busy machine
+
 EMULATION = Path(__file__).parents[1] / "emulation"
 
 

@@ -376,6 +376,25 @@ def test_what_tensorrt_says_reaches_the_caller(
         TensorRTBackend(plan)
 
 
+def test_an_error_names_its_own_cause(
+    emulation: Emulation, convnet: Convnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what TensorRT said when a capture was tried."""
+    plan, _ = convnet(capturable=False)
+    backend = TensorRTBackend(plan, workers=1)
+    worker = backend._workers[0]
+
+    def refuse(stream: int) -> bool:
+        return bool(worker._context._fail("enqueueV3: Error Code 3: API Usage Error (the real cause)"))
+
+    monkeypatch.setattr(worker._context, "execute_async_v3", refuse)
+    with pytest.raises(InferenceError, match=r"TensorRT failed: got IExecutionContext.*\(the real cause\)$"):
+        backend.run({"image": images(1)})
+    monkeypatch.undo()
+    assert backend.run({"image": images(1)})["features"].shape == (1, 8, 16, 16)
+    backend.close()
+
+
 def test_no_gpu(emulation: Emulation, convnet: Convnet) -> None:
     emulation.set(devices=0)
     plan, _ = convnet()
