@@ -151,7 +151,7 @@ class Window:
     def summary(self) -> dict[str, float] | None:
         """`p50`, `p90`, `p99`, `mean`; None before the first number."""
         known = min(self.count, len(self._values))
-        return percentiles_ms(self._values[:known].tolist()) if known else None
+        return percentiles_ms(np.array(self._values)[:known]) if known else None
 
 
 class Rate:
@@ -171,7 +171,7 @@ class Rate:
         now, known = monotonic(), min(self.count, len(self._times))
         if self.count < 2:
             return None
-        times = np.array(self._times[:known])
+        times = np.array(self._times)[:known]
         recent = times[times > now - RATE_S]
         if len(recent) == known:  # it began, or what is remembered begins, within them
             return round((known - 1) / max(now - float(recent.min()), 1e-9), 2)
