@@ -113,17 +113,14 @@ class LiveReader:
         return self._reader.skipped
 
     def read(self) -> Capture | None:
-        """See `Reader.read`. A frame that waited for longer than a stall lasts is not given as new."""
-        while True:
-            try:
-                number, capture = self._channel.get()
-            except Ended:
-                return None
-            if self.policy.keep == "newest" and monotonic() - capture.captured_at > self._stall_s:
-                continue
-            dropped = number - self._given
-            self._given = number + 1
-            return capture._replace(dropped=dropped)
+        """See `Reader.read`."""
+        try:
+            number, capture = self._channel.get()
+        except Ended:
+            return None
+        dropped = number - self._given
+        self._given = number + 1
+        return capture._replace(dropped=dropped)
 
     def interrupt(self) -> None:
         """Take nothing more; a read that waits returns None."""
