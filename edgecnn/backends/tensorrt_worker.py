@@ -179,7 +179,7 @@ class Worker:
             self._graph.launch()
         self._finish()
         # Copied, since the next call writes here. Handing out page-locked memory itself would take an
-        # allocation of it a call, a call of the driver that waits for the GPU.
+        # allocation of it a call (said to cost more than such copies; not measured).
         return {slot.name: slot.array.copy() for slot in self._outputs}
 
     def free(self) -> None:
