@@ -74,6 +74,11 @@ class Masks:
             raise InputError("wrong size of a mask", got=str(masks[0].shape), expected=str(frame_hw))
         return cls.from_dense(np.stack(masks) if masks else np.zeros((0, *frame_hw), bool))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Masks]) -> Masks:
+        """Those of several looks at one frame."""
+        return cls(parts[0].frame_hw, [crop for part in parts for crop in part._crops])
+
     def __len__(self) -> int:
         return len(self._crops)
 

@@ -181,9 +181,13 @@ class ModelSpec:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> ModelSpec | None:
-        """The spec in an ONNX file's metadata, or None where a foreign file has none."""
+        """The spec in an ONNX file's metadata, in ours or in Ultralytics' words; None where there is none."""
         text = metadata.get(SPEC_KEY)
-        return None if text is None else cls.from_json(text)
+        if text is not None:
+            return cls.from_json(text)
+        from edgecnn.foreign import ultralytics_spec
+
+        return ultralytics_spec(metadata)
 
 
 # What differs from ImageSpec's defaults, and the size that the field's models of that family are trained

@@ -1,4 +1,6 @@
-"""What the graph itself says about its outputs: their names, and whether scores are probabilities already."""
+"""What the graph itself says about its outputs: their names, whether scores are probabilities already, and in
+which format boxes are written where the shapes leave one only.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from edgecnn.backends import TensorInfo
 from edgecnn.errors import ExportError, SpecError
 from edgecnn.spec import ModelSpec
-from edgecnn.tasks import create_task
+from edgecnn.tasks import complete_head, create_task
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,9 +28,9 @@ def check_task(spec: ModelSpec, outputs: Mapping[str, NDArray[Any]]) -> None:
     """Whether the module's outputs can be what the spec says: asked before the long work, of one run.
 
     Raises:
-        SpecError: unknown task, several outputs for a classifier, labels that do not fit.
+        SpecError: unknown task, several outputs for a classifier, labels or a head that do not fit.
     """
-    if spec.task == "classification" and "output" in spec.head:
+    if spec.task == "multi_head" or any(key.endswith("output") for key in spec.head):
         return  # it may name what an output will be called; complete_spec asks again
     infos = [TensorInfo(name, (None, *array.shape[1:]), str(array.dtype)) for name, array in outputs.items()]
     if spec.task == "classification":
@@ -77,17 +79,20 @@ def choose_output_names(
 def complete_spec(
     model: ir.Model, spec: ModelSpec, outputs: Sequence[TensorInfo]
 ) -> tuple[ModelSpec, tuple[str, ...]]:
-    """The spec with what the graph tells of a classifier's head, and notes for the user.
+    """The spec with what the graph tells of the head, and notes for the user.
 
     What the spec says already stays. A classifier that ends in softmax or sigmoid gives probabilities;
-    taken for logits, its scores would be flattened by a second softmax.
+    taken for logits, its scores would be flattened by a second softmax. Other tasks read the outputs' shapes
+    (`complete` in the task's module): what a later version would read in them cannot change a shipped model.
 
     Raises:
-        SpecError: the outputs leave open which one holds the class scores, or the labels do not fit.
+        SpecError: the outputs leave open what they are, or the head or the labels do not fit.
     """
     notes: tuple[str, ...] = ()
     if spec.task == "classification":
         spec, notes = _complete_classification(model, spec, outputs)
+    else:
+        spec = replace(spec, head=complete_head(spec, outputs))
     create_task(spec, outputs)  # checks head, outputs and labels against each other
     return spec, notes
 

@@ -1,7 +1,8 @@
 """Tasks: from a network's outputs to a result, and from a result to a drawing.
 
 A task is one module in this package with a function `create(spec, outputs) -> Task`. The spec names the
-module, so that adding a task touches no other file.
+module, so that adding a task touches no other file. Where the shapes of the outputs tell what the head does
+not say, the module has a function `complete(spec, outputs)` too, which gives the whole head.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from edgecnn.spec import ModelSpec
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Task", "available_tasks", "create_task", "read_head", "split_head"]
+__all__ = ["Task", "available_tasks", "complete_head", "create_task", "read_head", "split_head"]
 
 
 class Task(Protocol):
@@ -55,11 +56,19 @@ def create_task(spec: ModelSpec, outputs: Sequence[TensorInfo]) -> Task:
     Raises:
         SpecError: no such task, or the head's options or the outputs do not fit it.
     """
-    if spec.task not in available_tasks():
-        raise SpecError("unknown task", got=spec.task, expected="one of " + ", ".join(available_tasks()))
-    module = importlib.import_module(f"{__name__}.{spec.task}")
-    task: Task = module.create(spec, outputs)
+    task: Task = _task_module(spec.task).create(spec, outputs)
     return task
+
+
+def complete_head(spec: ModelSpec, outputs: Sequence[TensorInfo]) -> Mapping[str, Any]:
+    """The spec's head with what the outputs' shapes tell, for tasks whose module has a function `complete`.
+
+    Raises:
+        SpecError: as `create_task`, or the shapes leave several readings, which the error names.
+    """
+    module = _task_module(spec.task)
+    head: Mapping[str, Any] = module.complete(spec, outputs) if hasattr(module, "complete") else spec.head
+    return head
 
 
 def available_tasks() -> tuple[str, ...]:
@@ -67,6 +76,12 @@ def available_tasks() -> tuple[str, ...]:
     return tuple(
         sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
     )
+
+
+def _task_module(name: str) -> Any:
+    if name not in available_tasks():
+        raise SpecError("unknown task", got=name, expected="one of " + ", ".join(available_tasks()))
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 _Head = TypeVar("_Head", bound="DataclassInstance")

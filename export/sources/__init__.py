@@ -89,7 +89,9 @@ def load_source(
     if weights is not None:
         origin["weights"], more = _apply(source, Path(weights), unsafe=unsafe_weights)
         notes = (*(note for note in notes if "random weights" not in note), *more)
-    return replace(source, origin=origin, notes=notes)
+    from edgecnn.export.torchvision_detection import as_network
+
+    return as_network(replace(source, origin=origin, notes=notes))
 
 
 def _open(text: str, arguments: Sequence[str], unsafe: bool) -> Source:

@@ -18,7 +18,7 @@ from edgecnn.errors import ExportError, SpecError
 from edgecnn.export.sources import Source
 from edgecnn.export.sources.factory import Arguments
 from edgecnn.export.torch_boundary import essential_line, quiet, require
-from edgecnn.spec import ImageSpec, Interpolation, ModelSpec, image_spec
+from edgecnn.spec import Interpolation, ModelSpec, image_spec
 
 if TYPE_CHECKING:
     import torch
@@ -106,16 +106,27 @@ def _make_torchvision(name: str, named: dict[str, Any]) -> tuple[torch.nn.Module
 
 
 def _torchvision_spec(name: str) -> ModelSpec | None:
-    """From the transforms of the architecture's first weights; None for what is no classifier."""
+    """From the transforms of the architecture's first weights; None for what they do not tell."""
     from torchvision import models
-    from torchvision.transforms._presets import ImageClassification
+    from torchvision.transforms._presets import ImageClassification, SemanticSegmentation
 
     weights = next(iter(models.get_model_weights(name)), None)
     transforms = weights.transforms() if weights is not None else None
+    if isinstance(transforms, SemanticSegmentation):
+        (side,) = transforms.resize_size  # of the shorter side; a network for a device has one size
+        image = image_spec(
+            None,
+            size_hw=(side, side),
+            resize="letterbox",
+            interpolation=_SHRINKS_LIKE_PIL,
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+        )
+        return ModelSpec(task="segmentation", image=image, name=name)
     if not isinstance(transforms, ImageClassification):
         return None
     cut, scaled = transforms.crop_size[0], transforms.resize_size[0]
-    image: ImageSpec = image_spec(
+    image = image_spec(
         None,
         size_hw=(cut, cut),
         resize="crop",

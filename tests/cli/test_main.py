@@ -319,7 +319,7 @@ WORDS = [
     ("edgecnn run --pre", ["--precision", "--preset"]),
     ("edgecnn run --preset i", ["imagenet", "inception"]),
     ("edgecnn build --precision ", ["fp32", "fp16", "int8", "auto"]),
-    ("edgecnn run --task ", ["classification", "raw"]),
+    ("edgecnn run --task cl", ["classification"]),
     ("edgecnn completion z", ["zsh"]),
     ("edgecnn doctor --j", ["--json"]),
 ]

@@ -328,7 +328,13 @@ def test_torchvision_spec(torchvision: ModuleType) -> None:
     )
     assert image.mean == (0.485, 0.456, 0.406)
     assert "random weights" in source.notes[0]
-    assert load_source("torchvision:lraspp_mobilenet_v3_large").spec is None
+    segments = load_source("torchvision:lraspp_mobilenet_v3_large").spec
+    assert segments is not None
+    assert (segments.task, segments.image.size_hw, segments.image.resize) == (
+        "segmentation",
+        (520, 520),
+        "letterbox",
+    )
 
 
 def test_torchvision_unknown(torchvision: ModuleType) -> None:

@@ -8,7 +8,7 @@ As Faster R-CNN writes boxes: with an anchor's centre (xa, ya) and size (wa, ha)
 Anchors stand on grids, one a level, each with some sizes at every place: row by row, then place by place,
 then size by size. Place (i, j) has its centre at ((j + offset) · step_x, (i + offset) · step_y) input pixels.
 
-    {"format": "anchors", "levels": [{"grid_hw": [38, 38], "step_xy": [8, 8], "sizes_wh": [[30, 30], …]}, …],
+    {"format": "anchors", "levels": [{"stride": 8, "sizes_wh": [[30, 30], …]}, …],
      "weights": [10, 10, 5, 5], "activation": "softmax", "background": "first"}
 """
 
@@ -39,20 +39,34 @@ class Level:
     """Anchors of one grid.
 
     Attributes:
+        sizes_wh: widths and heights of the anchors at each place, in input pixels.
         grid_hw: rows and columns of places.
         step_xy: from one place to the next, in input pixels.
-        sizes_wh: widths and heights of the anchors at each place, in input pixels.
+        stride: in place of both, for any size of the input: size / stride places, rounded up, and
+            size // places from one to the next, as torchvision has it.
         offset: where in its place an anchor has its centre: 0.5 in the middle.
     """
 
-    grid_hw: tuple[int, int]
-    step_xy: tuple[float, float]
     sizes_wh: tuple[tuple[float, float], ...]
+    grid_hw: tuple[int, int] | None = None
+    step_xy: tuple[float, float] | None = None
+    stride: int | None = None
     offset: float = 0.5
 
     def __post_init__(self) -> None:
-        fits = min(self.grid_hw) >= 1 and max(self.grid_hw) <= 4096 and 1 <= len(self.sizes_wh) <= 100
+        given = [value is not None for value in (self.grid_hw, self.step_xy, self.stride)]
+        fits = given in ([True, True, False], [False, False, True])
+        check("level of anchors", self, fits, "grid_hw and step_xy, or stride")
+        sides = (*(self.grid_hw or (1,)), self.stride or 1)
+        fits = min(sides) >= 1 and max(sides) <= 4096 and 1 <= len(self.sizes_wh) <= 100
         check("level of anchors", self, fits, "a grid of 1 to 4096 rows and columns, with 1 to 100 sizes")
+
+    def placed(self, size_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[float, float]]:
+        """`grid_hw` and `step_xy` for an input of this size."""
+        if self.grid_hw is not None and self.step_xy is not None:
+            return self.grid_hw, self.step_xy
+        rows, columns = (-(-side // (self.stride or 1)) for side in size_hw)
+        return (rows, columns), (size_hw[1] // columns, size_hw[0] // rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +117,7 @@ def create(head: Head, spec: ModelSpec, outputs: Sequence[TensorInfo], extra: in
     check("weights", head.weights, all(weight > 0 for weight in head.weights), "four positive numbers")
     anchors = np.array(head.anchors_cxcywh, np.float64).reshape(-1, 4)
     if head.levels:
-        anchors = np.concatenate([anchors, make_anchors(head.levels)])
+        anchors = np.concatenate([anchors, make_anchors(head.levels, spec.image.size_hw)])
     if pairs.count not in (None, len(anchors)) or not len(anchors):
         raise SpecError(
             "the anchors do not fit the network",
@@ -114,14 +128,14 @@ def create(head: Head, spec: ModelSpec, outputs: Sequence[TensorInfo], extra: in
     return AnchorOffsets(head, pairs, anchors, spec.image.size_hw)
 
 
-def make_anchors(levels: Sequence[Level]) -> NDArray[np.float64]:
+def make_anchors(levels: Sequence[Level], size_hw: tuple[int, int]) -> NDArray[np.float64]:
     """(A, 4) centre and size in input pixels; row by row, place by place, size by size."""
     parts = []
     for level in levels:
-        rows, columns = level.grid_hw
+        (rows, columns), (step_x, step_y) = level.placed(size_hw)
         sizes = np.array(level.sizes_wh, np.float64).reshape(-1, 2)
-        xs = (np.arange(columns) + level.offset) * level.step_xy[0]
-        ys = (np.arange(rows) + level.offset) * level.step_xy[1]
+        xs = (np.arange(columns) + level.offset) * step_x
+        ys = (np.arange(rows) + level.offset) * step_y
         part = np.empty((rows, columns, len(sizes), 4))
         part[..., 0], part[..., 1], part[..., 2:] = xs[None, :, None], ys[:, None, None], sizes
         parts.append(part.reshape(-1, 4))

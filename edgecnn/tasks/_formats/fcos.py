@@ -5,7 +5,7 @@
 Places are written as `anchors` writes them, with one size s at each. torchvision's have `offset` 0.
 
     {"format": "fcos",
-     "levels": [{"grid_hw": [100, 100], "step_xy": [8, 8], "sizes_wh": [[8, 8]], "offset": 0}, …]}
+     "levels": [{"stride": 8, "sizes_wh": [[8, 8]], "offset": 0}, …]}
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def create(head: Head, spec: ModelSpec, outputs: Sequence[TensorInfo], extra: in
             )
         centerness = fitting[0]
     pairs = find_pairs(head, [info for info in outputs if info is not centerness])
-    places = make_anchors(head.levels) if head.levels else np.zeros((0, 4))
+    places = make_anchors(head.levels, spec.image.size_hw) if head.levels else np.zeros((0, 4))
     if pairs.count not in (None, len(places)) or not len(places):
         raise SpecError(
             "the levels do not fit the network",
