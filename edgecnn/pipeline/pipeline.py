@@ -329,14 +329,14 @@ def _shut(
     """
     stages.halt()
     opened.close()
-    delivered = delivering.acquire(timeout=SINKS_S)
+    deadline = monotonic() + SINKS_S
+    delivered = delivering.acquire(timeout=SINKS_S / 2)  # a sink that hangs may hold it up
     for writer in writers:
         writer.end()
     if delivered:
         delivering.release()
     if not stages.join(STAGES_S, capture_s=FOREIGN_S if foreign else STAGES_S):
         _log.info("a source or an inference has not ended yet, and is left to itself")
-    deadline = monotonic() + SINKS_S
     late = [writer for writer in writers if not writer.join(max(0.0, deadline - monotonic()))]
     for writer in late:
         error = OutputError(f"{writer.sink.name} was not finished", got=f"nothing for {SINKS_S:.0f} s")
