@@ -89,7 +89,8 @@ def collect(
         pictures = list(_pictures(path))
         for turn in range(crops):
             crop = _crop(pictures[turn % len(pictures)], turn, random)
-            taken.append((turn, number, cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)))
+            scaled = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+            taken.append((turn, number, np.asarray(scaled, np.uint8)))
     taken.sort(key=lambda entry: entry[:2])
     taken = sorted(taken[:limit], key=lambda entry: entry[1])
     frames = np.stack([frame[:, :, ::-1] for _, _, frame in taken])

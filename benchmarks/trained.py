@@ -71,7 +71,8 @@ class _Silu(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.depthwise(self.expand(x))
-        return x + self.project(y * self.gate(y))
+        projected: torch.Tensor = self.project(y * self.gate(y))
+        return x + projected
 
 
 def _digits(block: Callable[[int], nn.Module], seed: int) -> Callable[[Path], None]:
@@ -90,10 +91,10 @@ def _digits(block: Callable[[int], nn.Module], seed: int) -> Callable[[Path], No
         module = nn.Sequential(*stem, block(24), block(24), *head)
         optimizer = torch.optim.Adam(module.parameters(), 3e-3)
         for _ in range(6):
-            for batch in torch.randperm(len(classes)).split(64):
+            for batch in torch.split(torch.randperm(len(classes)), 64):
                 colours = pictures[batch] * (0.5 + torch.rand(len(batch), 3, 1, 1))
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(module(colours), classes[batch]).backward()
+                nn.functional.cross_entropy(module(colours), classes[batch]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
         image = image_spec("unit", size_hw=(32, 32))
         export_onnx(module.eval(), ModelSpec(task="classification", image=image), path)

@@ -30,7 +30,7 @@ from edgecnn import __version__
 from edgecnn.backends.onnxruntime import create_session
 from edgecnn.calibration.observers import TensorStats, merge, observe
 from edgecnn.calibration.ranges import METHODS, SMALLEST_AMAX, Method, choose_range
-from edgecnn.calibration.sample import KeptFrames, diversity, signature
+from edgecnn.calibration.sample import KeptFrames, diversity
 from edgecnn.calibration.second_order import LayerRounding, round_network
 from edgecnn.calibration.selection import select_ranges
 from edgecnn.camera.source import Skipped
@@ -56,7 +56,7 @@ __all__ = ["CalibrationResult", "Rounding", "calibrate", "observe_activations", 
 Rounding = Literal["nearest", "second-order"]
 _ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
-NARROW = 8.0
+NARROW = 5.0
 """Frames that amount to fewer different ones are said to be too much alike; see docs/quantization.md."""
 
 
@@ -147,7 +147,7 @@ def calibrate(
 
     plain_only = method == "minmax" and rounding == "nearest"
     kept = KeptFrames(frames, graph, spec.image, total=None if plain_only else frames.count)
-    stats, count, digest, outputs = observe_activations(
+    stats, count, digest = observe_activations(
         graph,
         spec.image,
         kept,
@@ -156,7 +156,7 @@ def calibrate(
         total=frames.count,
         progress=progress,
     )
-    spread = diversity(outputs)
+    spread = diversity(kept.thumbnails)
     plain_table = QuantizationTable(
         activations={name: choose_range(entry, "minmax") for name, entry in stats.items()},
         weights=weight_scales(graph),
@@ -167,7 +167,8 @@ def calibrate(
         software=_software(),
         diversity=spread,
     )
-    table, layers = plain_table, ()
+    table = plain_table
+    layers: tuple[LayerRounding, ...] = ()
     if method == "auto":
         ranges = select_ranges(graph, stats, kept.tensors, threads=threads, progress=progress)
         table = dataclasses.replace(plain_table, activations=ranges, method=method)
@@ -232,10 +233,10 @@ def _measure(
     return measure_accuracy(float_bytes, lowered, held_out, threads=threads, progress=named), lowered
 
 
-def _narrow(count: int, spread: float | None) -> Iterable[str]:
-    if spread is not None and count >= NARROW and spread < NARROW:
+def _narrow(count: int, spread: float) -> Iterable[str]:
+    if count >= NARROW > spread:
         yield (
-            f"the {count} calibration frames are much alike: to this network they are like {spread:.1f} "
+            f"the {count} calibration frames are much alike: they are like {spread:.1f} "
             "different ones; add frames of other scenes"
         )
 
@@ -256,12 +257,11 @@ def observe_activations(
     threads: int | None = None,
     total: int | None = None,
     progress: Progress = no_progress,
-) -> tuple[dict[str, TensorStats], int, str, list[NDArray[np.float32]]]:
+) -> tuple[dict[str, TensorStats], int, str]:
     """Run frames through the float model and keep the statistics of every tensor that may be quantized.
 
     Returns:
-        Tensor name → statistics, the number of frames, the SHA-256 of their input tensors, and for each
-        frame some numbers of the network's outputs.
+        Tensor name → statistics, the number of frames, and the SHA-256 of their input tensors.
 
     Raises:
         DataError: no frames, or an activation that is infinite or NaN.
@@ -274,21 +274,18 @@ def observe_activations(
     )
     input_name = str(visible.graph.inputs[0].name)
     names = [str(value.name) for value in observed if value not in inputs]
-    results = [str(value.name) for value in model.graph.outputs]
     session = create_session(to_bytes(visible), threads=threads)
     # A model of a fixed batch gets the same frame in each row: not every tensor has the batch in front.
     preprocess = Preprocessor(image, batch=fixed_batch(model))
     stats: dict[str, TensorStats] = {}
     digest = hashlib.sha256()
-    outputs: list[NDArray[np.float32]] = []
     count = 0
     for frame in frames:
         for row in range(len(preprocess.tensor)):
             preprocess(frame, row)
         digest.update(preprocess.tensor[0])
-        arrays = session.run([*names, *results], {input_name: preprocess.tensor})
-        outputs.append(signature(arrays[len(names) :]))
-        for name, array in zip([input_name, *names], [preprocess.tensor, *arrays], strict=False):
+        arrays = [preprocess.tensor, *session.run(names, {input_name: preprocess.tensor})]
+        for name, array in zip([input_name, *names], arrays, strict=True):
             seen = observe(array, histogram=histograms)
             if seen.not_finite:
                 raise DataError(
@@ -303,7 +300,7 @@ def observe_activations(
         raise DataError(
             "no frames to calibrate with", expected="a folder of images, a video, a camera or a .npy"
         )
-    return stats, count, digest.hexdigest(), outputs
+    return stats, count, digest.hexdigest()
 
 
 def weight_scales(model: ir.Model) -> dict[str, WeightScales]:

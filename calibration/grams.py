@@ -64,7 +64,7 @@ class Layer:
             return np.ascontiguousarray(values.T if self.transposed else values)[None]
         return values.reshape(self.groups, len(values) // self.groups, -1)
 
-    def weights(self, matrix: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
+    def weights(self, matrix: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """The inverse of `matrix`."""
         if self.op_type == "Conv" or not self.transposed:
             return matrix.reshape(shape)
@@ -73,7 +73,8 @@ class Layer:
     def columns(self, values: NDArray[np.float32], turn: int = 0) -> NDArray[np.float32]:
         """What the layer reads → (groups, K, columns); `turn` moves the lattice of positions."""
         if self.op_type != "Conv":
-            return values.reshape(-1, values.shape[-1]).T[None]
+            rows: NDArray[np.float32] = values.reshape(-1, values.shape[-1])
+            return np.ascontiguousarray(rows.T)[None]
         rank = len(self.kernel)
         padded = values
         if any(self.pads):
@@ -95,7 +96,8 @@ class Layer:
                     offset, self.dilations, starts, self.strides, sides, strict=True
                 )
             )
-            pieces.append(padded[(slice(None), slice(None), *where)])
+            place: tuple[slice, ...] = (slice(None), slice(None), *where)
+            pieces.append(padded[place])
         taken = np.stack(pieces, axis=2)  # (N, C, kernel, …)
         batch, channels = taken.shape[:2]
         taken = taken.reshape(batch, self.groups, channels // self.groups * len(pieces), -1)

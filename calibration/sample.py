@@ -4,20 +4,20 @@ Rounding needs the network's input tensors again and again, and a camera shows n
 frames stream through calibration, tensors of some of them are kept, evenly spaced: as many as let the
 tensors that rounding holds at a time stay within a bound.
 
-How different frames are is asked of the network: the covariance of its outputs over the frames has
-eigenvalues λ, and
+How different the frames are is asked of thumbnails of 16 × 16 pixels, each with its mean taken off and
+scaled to length 1. With c the correlation of two of them, n frames amount to
 
-    (Σ λ)² / Σ λ²
+    1 / mean of c² over all pairs, a frame with itself included
 
-is the number of directions among which the frames spread evenly (the participation ratio). Frames that
-differ in nothing that the network sees count as one, however many there are.
+different ones: n where none resembles another, 1 where all are the same picture, whatever its brightness. Two
+unlike photos have something in common too, so that the number grows ever more slowly with n.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +29,13 @@ from edgecnn.spec import ImageSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["KeptFrames", "diversity", "signature"]
+__all__ = ["KeptFrames", "diversity", "thumbnail"]
 
 MEMORY = 480 << 20
 """Bytes of tensors that rounding may hold between two layers."""
 
 MOST = 128
-_NUMBERS = 4096  # of the outputs, for each frame
+_SIDE = 16
 
 
 class KeptFrames:
@@ -49,12 +49,14 @@ class KeptFrames:
 
     Attributes:
         tensors: the kept ones, in order.
+        thumbnails: of all frames.
     """
 
     def __init__(
         self, frames: Iterable[NDArray[np.uint8]], model: ir.Model, image: ImageSpec, *, total: int | None
     ) -> None:
         self.tensors: list[NDArray[np.float32]] = []
+        self.thumbnails: list[NDArray[np.float32]] = []
         self._frames = frames
         most = min(MOST, max(8, MEMORY // max(1, _held_bytes(model))))
         count = 0 if total is None else min(total, most)
@@ -63,6 +65,7 @@ class KeptFrames:
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         for index, frame in enumerate(self._frames):
+            self.thumbnails.append(thumbnail(frame))
             if index in self._wanted:
                 for row in range(len(self._preprocess.tensor)):
                     self._preprocess(frame, row)
@@ -70,22 +73,23 @@ class KeptFrames:
             yield frame
 
 
-def signature(outputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-    """Some numbers of the network's outputs for one frame, evenly spaced; those that are not finite as 0."""
-    flat = np.concatenate([output.astype(np.float32).ravel() for output in outputs])
-    return np.nan_to_num(flat[:: -(-flat.size // _NUMBERS)], posinf=0.0, neginf=0.0)
+def thumbnail(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(H, W, 3) uint8 → 768 numbers of mean 0, and one that is 1 for a frame of one colour; of length 1."""
+    import cv2
+
+    small = cv2.resize(frame, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small -= small.mean(axis=(0, 1))
+    length = float(np.linalg.norm(small))
+    if length == 0:
+        return np.append(small.ravel(), np.float32(1))
+    return np.append((small / length).ravel(), np.float32(0))
 
 
-def diversity(signatures: Sequence[NDArray[np.float32]]) -> float | None:
-    """How many different frames they amount to; see the module's docstring. None where sizes differ."""
-    if len({entry.size for entry in signatures}) != 1:
-        return None
-    values = np.stack(signatures).astype(np.float64)
-    values -= values.mean(axis=0)
-    products = values @ values.T
-    energy = float(np.vdot(products, products))
-    # Centring takes one direction away: n frames that differ in everything give n − 1.
-    return round(1 + float(np.trace(products)) ** 2 / energy, 2) if energy > 0 else 1.0
+def diversity(thumbnails: Sequence[NDArray[np.float32]]) -> float:
+    """How many different frames they amount to; see the module's docstring. At least one is needed."""
+    values = np.stack(thumbnails).astype(np.float64)
+    correlations = values @ values.T
+    return round(1 / float(np.square(correlations).mean()), 2)
 
 
 def _held_bytes(model: ir.Model) -> int:

@@ -140,10 +140,9 @@ def round_network(
         if bias is not None and bias.const_value is not None and bias.const_value.size == scales.size:
             offsets, factor = _bias_offsets(matrix, rounded, grams)
             if factor > 0:
-                moved = bias.const_value.numpy().astype(np.float64)
-                moved = (moved.ravel() + offsets).astype(np.float32).reshape(moved.shape)
+                moved = (bias.const_value.numpy().ravel() + offsets).astype(np.float32)
                 biases[str(bias.name)] = tuple(moved.ravel().tolist())
-                constants[str(bias.name)] = moved
+                constants[str(bias.name)] = moved.reshape(bias.const_value.shape.numpy())
                 entry = dataclasses.replace(entry, bias_factor=factor)
         report.append(entry)
         progress("rounding weights", done + 1, len(nodes))
@@ -200,25 +199,25 @@ def _round(
     whole = len(blocks) == 1
     scales = _scales(matrix, both)
 
-    def moments(gram: Gram, index: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def moments(gram: Gram, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
         square, cross = gram.moments(index)
         return square, cross if whole else square
 
-    def judged(candidates: Sequence[NDArray[np.float64]]) -> float:
+    def judged(candidates: Sequence[NDArray[Any]]) -> float:
         return sum(
             error(candidate, parts[index], *moments(judge, index))
             for index, candidate in enumerate(candidates)
         )
 
-    def rounded(gram: Gram, shrinkage: float, compensates: bool) -> list[NDArray[np.float64]]:
-        found = []
+    def rounded(gram: Gram, shrinkage: float, compensates: bool) -> list[NDArray[Any]]:
+        found: list[NDArray[Any]] = []
         for index, part in enumerate(parts):
             shrunk = shrink(*moments(gram, index), shrinkage)
             goal = shrunk.best(part) if compensates else part
             found.append(round_weights(goal, scales.astype(part.dtype), shrunk.hessian))
         return found
 
-    def real(steps: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    def real(steps: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         return [piece * scales[:, None, :].astype(piece.dtype) for piece in steps]
 
     nearest = [

@@ -52,13 +52,14 @@ class Stream:
 
     def tensor(self, index: int, name: str) -> NDArray[Any]:
         """What the next node reads, for one image."""
+        import onnx
+
         if name in self.live[index]:
             return self.live[index][name]
         steps, scale, *_ = self._nodes[self._place[name]].input  # dequantization, which has been put off
-        scales = self._constants[scale]
-        import onnx
-
-        return self.live[index][steps].astype(np.float32) * onnx.numpy_helper.to_array(scales)
+        values: NDArray[np.float32] = self.live[index][steps].astype(np.float32)
+        values *= onnx.numpy_helper.to_array(self._constants[scale])
+        return values
 
     def _late_dequantization(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """The nodes in an order in which each DequantizeLinear stands right before its first reader."""

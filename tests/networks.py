@@ -178,7 +178,7 @@ def calibrated(
         layout: of its input.
         planted: tensor → amax, in place of what was observed.
     """
-    stats, count, digest, _ = observe_activations(graph, spec(layout=layout).image, frames())
+    stats, count, digest = observe_activations(graph, spec(layout=layout).image, frames())
     ranges = {name: choose_range(entry, "minmax") for name, entry in stats.items()}
     for name, amax in (planted or {}).items():
         assert name in ranges, name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from edgecnn.calibration.rounding import error, round_weights, shrink
 
 def problem(
     groups: int, length: int, outputs: int, *, columns: int = 400, seed: int = 0
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Weights, scales, and the columns that two networks read, correlated as neighbouring pixels are."""
     random = np.random.default_rng(seed)
     target = random.normal(size=(groups, length, columns)) + 2 * random.normal(size=(groups, 1, columns))
@@ -20,18 +21,16 @@ def problem(
     return weights, np.abs(weights).max(axis=1) / 15, read, target
 
 
-def moments(
-    read: NDArray[np.float64], target: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def moments(read: NDArray[Any], target: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     turned = read.transpose(0, 2, 1) / read.shape[2]
     return read @ turned, target @ turned
 
 
 def output_error(
-    rounded: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    read: NDArray[np.float64],
-    target: NDArray[np.float64],
+    rounded: NDArray[Any],
+    weights: NDArray[Any],
+    read: NDArray[Any],
+    target: NDArray[Any],
 ) -> float:
     difference = rounded.transpose(0, 2, 1) @ read - weights.transpose(0, 2, 1) @ target
     return float((difference**2).sum() / read.shape[2])
@@ -66,7 +65,7 @@ def test_rounding_in_order_is_close_to_the_best_of_all_roundings() -> None:
     scales = scales * 4  # coarse
     hessian = shrink(*moments(read, target), 0.0).hessian
 
-    def cost(steps: NDArray[np.float64]) -> float:
+    def cost(steps: NDArray[Any]) -> float:
         difference = steps * scales[:, None, :] - weights
         return float(np.vdot(difference, hessian @ difference))
 

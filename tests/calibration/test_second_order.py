@@ -12,7 +12,7 @@ from edgecnn.calibration import grams
 from edgecnn.calibration.calibrator import observe_activations, weight_scales
 from edgecnn.calibration.grams import layer_of
 from edgecnn.calibration.ranges import choose_range
-from edgecnn.calibration.sample import diversity
+from edgecnn.calibration.sample import diversity, thumbnail
 from edgecnn.calibration.second_order import round_network
 from edgecnn.calibration.selection import select_ranges
 from edgecnn.calibration.stream import Stream
@@ -35,7 +35,7 @@ def tensors(count: int = 24, seed: int = 0) -> list[NDArray[np.float32]]:
 
 
 def plain_table(graph: ir.Model) -> QuantizationTable:
-    stats, count, digest, _ = observe_activations(graph, spec().image, frames(24))
+    stats, count, digest = observe_activations(graph, spec().image, frames(24))
     ranges = {name: choose_range(entry, "minmax") for name, entry in stats.items()}
     return QuantizationTable(
         activations=ranges,
@@ -235,7 +235,18 @@ def test_a_range_is_chosen_by_what_the_next_layer_makes_of_it(tmp_path: Path) ->
 
 def test_diversity_counts_different_frames() -> None:
     random = np.random.default_rng(0)
-    different = list(random.normal(size=(6, 4096)).astype(np.float32))
+    different = [thumbnail(random.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(6)]
     assert diversity(different) == pytest.approx(6, abs=0.1)
     assert diversity([*different, *different]) == pytest.approx(6, abs=0.1)
     assert diversity([different[0]] * 5) == 1.0
+
+
+def test_a_picture_in_another_light_is_the_same_picture() -> None:
+    picture = np.random.default_rng(0).integers(0, 200, (64, 48, 3), np.uint8)
+    darker = (picture * 0.6 + 50).astype(np.uint8)
+    assert diversity([thumbnail(picture), thumbnail(darker)]) == pytest.approx(1, abs=0.01)
+
+
+def test_frames_of_one_colour() -> None:
+    dark, light = (thumbnail(np.full((8, 8, 3), level, np.uint8)) for level in (7, 70))
+    assert diversity([dark, light]) == 1.0
