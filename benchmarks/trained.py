@@ -5,7 +5,7 @@ Weights that were never trained say little about quantization: their channels ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,41 @@ def _lite2(path: Path) -> None:
     export_onnx(module, ModelSpec(task="classification", image=image), path)
 
 
-def _mtcnn(net: str, side: int) -> Callable[[Path], None]:
-    """A stage of MTCNN's face detector: PReLU, max pooling, two outputs."""
+class _Stage(nn.Module):
+    """R-Net or O-Net of MTCNN (K. Zhang et al., 2016), with the names of facenet-pytorch."""
 
+    def __init__(self, widths: Sequence[tuple[int, int, int]], hidden: int, outputs: Sequence[int]) -> None:
+        super().__init__()
+        channels = 3
+        self.depth = len(widths)
+        for number, (width, kernel, pool) in enumerate(widths, start=1):
+            self.add_module(f"conv{number}", nn.Conv2d(channels, width, kernel))
+            self.add_module(f"prelu{number}", nn.PReLU(width))
+            self.add_module(f"pool{number}", nn.MaxPool2d(pool, 2, ceil_mode=True) if pool else nn.Identity())
+            channels = width
+        number = self.depth + 1
+        self.add_module(f"dense{number}", nn.Linear(channels * 9, hidden))
+        self.add_module(f"prelu{number}", nn.PReLU(hidden))
+        self.heads = [f"dense{number + 1}_{head}" for head in range(1, len(outputs) + 1)]
+        for head, width in zip(self.heads, outputs, strict=True):
+            self.add_module(head, nn.Linear(hidden, width))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        parts = dict(self.named_children())
+        for number in range(1, self.depth + 1):
+            x = parts[f"pool{number}"](parts[f"prelu{number}"](parts[f"conv{number}"](x)))
+        x = x.permute(0, 3, 2, 1).flatten(1)
+        x = parts[f"prelu{self.depth + 1}"](parts[f"dense{self.depth + 1}"](x))
+        return tuple(parts[head](x) for head in self.heads)
+
+
+def _mtcnn(
+    file: str, side: int, widths: Sequence[tuple[int, int, int]], hidden: int, outputs: Sequence[int]
+) -> Callable[[Path], None]:
     def export(path: Path) -> None:
-        from facenet_pytorch.models import mtcnn
-
-        module = getattr(mtcnn, net)(pretrained=True)
+        module = _Stage(widths, hidden, outputs)
+        weights = packaged(f"facenet_pytorch/data/{file}")
+        module.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         image = image_spec("unit", size_hw=(side, side), mean=(0.498,) * 3, std=(0.502,) * 3)
         export_onnx(module, ModelSpec(task="raw", image=image), path)
 
@@ -105,8 +133,8 @@ def _digits(block: Callable[[int], nn.Module], seed: int) -> Callable[[Path], No
 MODELS: Mapping[str, Callable[[Path], None]] = {
     "EfficientNet-Lite0": export_efficientnet,
     "EfficientNet-Lite2": _lite2,
-    "MTCNN R-Net": _mtcnn("RNet", 24),
-    "MTCNN O-Net": _mtcnn("ONet", 48),
+    "MTCNN R-Net": _mtcnn("rnet.pt", 24, ((28, 3, 3), (48, 3, 3), (64, 2, 0)), 128, (2, 4)),
+    "MTCNN O-Net": _mtcnn("onet.pt", 48, ((32, 3, 3), (64, 3, 3), (64, 3, 2), (128, 2, 0)), 256, (2, 4, 10)),
     "digits, residual": _digits(_Residual, 0),
     "digits, SiLU": _digits(_Silu, 0),
 }
