@@ -15,14 +15,13 @@ import asyncio
 import atexit
 import contextlib
 import functools
-import logging
 import os
 import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from time import monotonic, perf_counter
+from time import perf_counter
 from types import TracebackType
 
 from edgecnn.camera import CallbackSink, Sink, Source, open_camera, open_sink
@@ -30,10 +29,10 @@ from edgecnn.camera.events import SourceEvent
 from edgecnn.camera.sink import StopRequested
 from edgecnn.channel import Ended, Keep
 from edgecnn.errors import ClosedError, OutputError, SpecError
-from edgecnn.interrupts import interrupts_deferred
 from edgecnn.model import Model
 from edgecnn.pipeline.cascade import Cascade
 from edgecnn.pipeline.delivery import Failure, Failures, SinkWriter
+from edgecnn.pipeline.ending import shut, shut_at_exit, shut_elsewhere
 from edgecnn.pipeline.output import Output
 from edgecnn.pipeline.stages import Stages, keep_of
 from edgecnn.pipeline.statistics import STAGES, PipelineStats, Rate, SourceStats, Window, rss_mb
@@ -41,12 +40,6 @@ from edgecnn.pipeline.work import checked_models
 from edgecnn.pipeline.worker import Worker
 
 __all__ = ["Pipeline"]
-
-SINKS_S = 30.0  # how long `close` waits for sinks to write what they were given
-STAGES_S = 5.0  # … for the stages: an inference cannot be interrupted
-FOREIGN_S = 0.25  # … for a source of the caller's, who alone can end a wait for its next frame
-
-_log = logging.getLogger(__name__)
 
 SourceLike = str | os.PathLike[str] | int | Source
 
@@ -126,10 +119,10 @@ class Pipeline:
         # All sinks get an output, in the order of the callers, or none does. A sink may close the pipeline.
         self._delivering = threading.RLock()
         # One that nobody closes is closed when the interpreter ends, or before, when it is collected.
-        self._shut = functools.partial(_shut, stages, writers, self._delivering, self._opened, bool(given))
-        self._at_exit = functools.partial(_shut_at_exit, self._shut)
+        self._shut = functools.partial(shut, stages, writers, self._delivering, self._opened, bool(given))
+        self._at_exit = functools.partial(shut_at_exit, self._shut)
         atexit.register(self._at_exit)
-        self._collected = weakref.finalize(self, _shut_elsewhere, self._shut, self._at_exit)
+        self._collected = weakref.finalize(self, shut_elsewhere, self._shut, self._at_exit)
         self._collected.atexit = False
         self._times = {name: Window() for name in STAGES}
         self._latency, self._age, self._out = Window(), Window(), Rate()
@@ -313,51 +306,6 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _shut(
-    stages: Stages,
-    writers: Sequence[SinkWriter],
-    delivering: threading.RLock,
-    opened: contextlib.ExitStack,
-    foreign: bool,
-) -> BaseException | None:
-    """End everything. It knows nothing of the Pipeline, which may be gone, and may be called again.
-
-    Returns:
-        Why a sink could not be finished, if one could not.
-    """
-    stages.halt()
-    opened.close()
-    deadline = monotonic() + SINKS_S
-    delivered = delivering.acquire(timeout=SINKS_S / 2)  # a sink that hangs may hold it up
-    for writer in writers:
-        writer.end()
-    if delivered:
-        delivering.release()
-    if not stages.join(STAGES_S, capture_s=FOREIGN_S if foreign else STAGES_S):
-        _log.info("a source or an inference has not ended yet, and is left to itself")
-    late = [writer for writer in writers if not writer.join(max(0.0, deadline - monotonic()))]
-    for writer in late:
-        error = OutputError(f"{writer.sink.name} was not finished", got=f"nothing for {SINKS_S:.0f} s")
-        writer.give_up(error)
-    return next((writer.unfinished for writer in writers if writer.unfinished is not None), None)
-
-
-def _shut_at_exit(shut: Callable[[], object]) -> None:
-    """Shut, whoever is impatient: an interpreter that ends under a thread in native code aborts."""
-    with contextlib.suppress(KeyboardInterrupt), interrupts_deferred():
-        shut()
-
-
-def _shut_elsewhere(shut: Callable[[], object], at_exit: Callable[[], object]) -> None:
-    """Shut in a thread: the garbage collector may have interrupted one that holds a channel's lock."""
-
-    def shut_once() -> None:
-        shut()
-        atexit.unregister(at_exit)
-
-    Worker("collected", shut_once).start()
 
 
 def _fulfil(asked: Future[Output | None], pipeline: Pipeline) -> None:

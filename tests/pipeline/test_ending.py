@@ -339,7 +339,7 @@ def test_a_sink_that_cannot_be_finished_is_told_when_closing(
 
 
 def test_a_sink_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgecnn.pipeline.pipeline.SINKS_S", 0.05)
+    monkeypatch.setattr("edgecnn.pipeline.ending.SINKS_S", 0.05)
     go_on = threading.Event()
 
     class Hanging(MemorySink):
