@@ -125,9 +125,9 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
         (metric.replace("_", " "), *(f"{report.metrics[metric]:.1%}" for report in reports))
         for metric in accuracy.metrics
     ]
-    better = sum(layer.shrinkage is not None for layer in result.layers)
     if result.layers:
-        say(f"second-order rounding beat the nearest steps for {better} of {len(result.layers)} layers")
+        better = sum(layer.shrinkage is not None for layer in result.layers)
+        rows.append(("layers that second-order rounding helped", f"{better} of {len(result.layers)}", "–"))
     print_table(
         f"{result.path}: {table.method} ranges of {len(table.activations)} tensors "
         f"from {table.frames} frames; INT8 against FP32 on {accuracy.images} held-out frames",

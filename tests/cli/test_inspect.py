@@ -102,7 +102,7 @@ def test_a_calibrated_and_a_built_file(tmp_path: Path, capsys: Captured) -> None
     assert main(["calibrate", str(model), "--data", str(frames), "-o", str(calibrated)]) == 0
     assert main(["build", str(calibrated), "--precision", "int8", "-o", str(built)]) == 0
     report, table = inspected(calibrated, capsys)
-    assert report["quantization"]["method"] == "minmax"
+    assert report["quantization"]["method"] in ("auto", "minmax")  # minmax where it was better
     assert report["quantization"]["frames"] == 8  # a fifth is held out
     assert report["quantization"]["weights"] == 1
     assert report["accuracy"]["images"] == 2
