@@ -42,3 +42,22 @@ def test_to_frame_undoes_to_input(
     geometry = Geometry(frame_hw=(1, 1), scale_xy=scale_xy, offset_xy=offset_xy)
     # float64 keeps 16 digits; 1e5 / 1e-3 leaves 8 of them after the decimal point
     np.testing.assert_allclose(geometry.to_frame(geometry.to_input(point_xy)), point_xy, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.tuples(_scales, _scales))
+def test_boxes_come_back_and_are_cut_at_the_frames_borders(
+    height: int, width: int, scale_xy: tuple[float, float]
+) -> None:
+    geometry = Geometry(frame_hw=(height, width), scale_xy=scale_xy, offset_xy=(7.0, -3.0))
+    boxes = np.array([[0.1, 0.2, 0.8, 0.9], [-1, -2, 0.5, 0.5], [0.5, 0.5, 3, 4]])
+    boxes *= [width, height, width, height]
+    inside = geometry.to_input(boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+    found = geometry.boxes_to_frame(inside)
+    assert found.dtype == np.float32
+    expected = boxes.clip(0, [width, height, width, height])
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-3)  # float32, and 3000 pixels
+
+
+def test_no_boxes() -> None:
+    assert LETTERBOX.boxes_to_frame(np.zeros((0, 4))).shape == (0, 4)

@@ -108,13 +108,12 @@ class BoxReader:
 
 def suppress(found: Candidates, selection: Selection) -> NDArray[np.intp]:
     """Indices of those that no surer one covers, the surest first (greedy non-maximum suppression)."""
-    order = np.argsort(-found.scores, kind="stable")
     iou = selection.nms_iou
-    if iou is None or len(order) < 2:
-        return order
+    if iou is None or len(found.scores) < 2:
+        return np.argsort(-found.scores, kind="stable")
     import cv2
 
-    classes = np.zeros(len(order), np.int64) if selection.class_agnostic else found.class_ids
+    classes = np.zeros(len(found.scores), np.int64) if selection.class_agnostic else found.class_ids
     if found.angles_rad is None:
         left_top = found.boxes_xyxy[:, :2]
         # OpenCV moves each class by the largest coordinate, which keeps them apart only if none is negative
@@ -124,15 +123,11 @@ def suppress(found: Candidates, selection: Selection) -> NDArray[np.intp]:
         # lists: this binding is slower with arrays
         kept = cv2.dnn.NMSBoxesBatched(places.tolist(), found.scores.tolist(), classes.tolist(), 0.0, iou)
         return np.asarray(kept, np.intp).reshape(-1)
-    return _suppress_turned(found, found.angles_rad, classes, order, iou)
+    return _suppress_turned(found, found.angles_rad, classes, iou)
 
 
 def _suppress_turned(
-    found: Candidates,
-    angles_rad: NDArray[Any],
-    classes: NDArray[np.int64],
-    order: NDArray[np.intp],
-    iou: float,
+    found: Candidates, angles_rad: NDArray[Any], classes: NDArray[np.int64], iou: float
 ) -> NDArray[np.intp]:
     """The same for oriented boxes: each class apart, because OpenCV computes these in float32."""
     import cv2
@@ -140,6 +135,7 @@ def _suppress_turned(
     centres = (found.boxes_xyxy[:, :2] + found.boxes_xyxy[:, 2:]) / 2
     sizes = (found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).clip(0)
     degrees = np.degrees(angles_rad)
+    order = np.argsort(-found.scores, kind="stable")
     alive = np.zeros(len(order), bool)
     for class_id in np.unique(classes):
         members = np.flatnonzero(classes == class_id)
