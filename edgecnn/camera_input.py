@@ -137,6 +137,22 @@ class CameraInput:
             )
         return np.ascontiguousarray(array).reshape(self.shape)
 
+    def to_bgr(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A frame as a picture to look at and draw on: (H, W, 3) uint8 BGR, a copy.
+
+        OpenCV's conversion: YUV as BT.601 from 16 to 235, whatever `matrix` and `full_range` say.
+        """
+        raw = self.as_input(frame)
+        if self.pixel_format == "gray":
+            return np.repeat(raw, 3, axis=2)
+        if self.pixel_format in ("nv12", "yuyv"):
+            import cv2
+
+            code = cv2.COLOR_YUV2BGR_NV12 if self.pixel_format == "nv12" else cv2.COLOR_YUV2BGR_YUYV
+            picture: NDArray[np.uint8] = cv2.cvtColor(raw, code)
+            return picture
+        return np.array(raw[:, :, ::-1] if self.pixel_format == "rgb" else raw[:, :, :3], order="C")
+
 
 class RawFrames:
     """Hands frames over as they are; takes a Preprocessor's place for a graph that takes the camera's bytes.

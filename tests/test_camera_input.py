@@ -12,6 +12,7 @@ from edgecnn.errors import InputError, ModelFormatError, SpecError
 from edgecnn.metadata import CAMERA_KEY
 from edgecnn.preprocess import Preprocessor
 from edgecnn.spec import image_spec
+from tests.cameras import camera_bytes
 
 SHAPES = {
     "bgr": (4, 6, 3), "rgb": (4, 6, 3), "bgrx": (4, 6, 4),
@@ -28,6 +29,17 @@ def test_shapes_and_json(pixel_format: Any) -> None:
     assert np.shares_memory(camera.as_input(frame), frame)
     if camera.shape[2] == 1:
         np.testing.assert_array_equal(camera.as_input(frame[:, :, 0]), frame)
+
+
+@pytest.mark.parametrize("pixel_format", SHAPES)
+def test_pictures_to_look_at(pixel_format: Any) -> None:
+    camera = CameraInput(frame_hw=(48, 64), pixel_format=pixel_format)
+    image = np.full((48, 64, 3), 90 if pixel_format == "gray" else (200, 90, 30), np.uint8)
+    raw, expected = camera_bytes(image, pixel_format)
+    picture = camera.to_bgr(raw)
+    np.testing.assert_array_equal(picture, np.broadcast_to(expected.reshape(48, 64, -1), (48, 64, 3)))
+    assert picture.flags.c_contiguous
+    assert not np.shares_memory(picture, raw)
 
 
 def test_a_model_without_a_front_has_no_camera() -> None:

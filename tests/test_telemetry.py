@@ -1,5 +1,5 @@
-"""Telemetry on trees of files that are built here, as the kernel's documentation and owners of boards describe
-them: no Jetson was at hand.
+"""Telemetry on trees of files that are built here, as the kernel's documentation and owners of boards
+describe them: no Jetson was at hand.
 """
 
 from __future__ import annotations

@@ -108,16 +108,12 @@ class BagSink(BaseSink):
 
     def _add_image(self, topic: str, moment_ns: int, output: Output) -> None:
         cv2 = import_cv2()
-        image = output.frame.image
-        if image.ndim == 3 and image.shape[2] not in (1, 3):
-            image = np.ascontiguousarray(image[:, :, :3])
-        colours = "mono8" if image.ndim == 2 or image.shape[2] == 1 else "bgr8"
-        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        _, data = cv2.imencode(".jpg", output.picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         self._add(
             topic,
             "sensor_msgs/msg/CompressedImage",
             moment_ns,
-            format=f"{colours}; jpeg compressed {colours}",
+            format="bgr8; jpeg compressed bgr8",
             data=np.asarray(data, np.uint8).reshape(-1),
         )
 

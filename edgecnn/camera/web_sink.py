@@ -105,7 +105,7 @@ class WebSink(BaseSink):
 
         span = now - self._written[0]
         fps = round((len(self._written) - 1) / span, 1) if span > 0 else None
-        height, width = output.frame.image.shape[:2]
+        height, width = output.annotated.shape[:2]
         return msgspec.json.encode({**output.to_dict(), "fps": fps, "size_wh": [width, height]})
 
     def _finish(self) -> None:

@@ -56,10 +56,10 @@ class Cascade:
     of: str
     regions: Callable[[Any, Frame], ArrayLike]
 
-    def run(self, result: Result, frame: Frame) -> RegionResults:
-        """Look at the regions. Raises InputError where they are no boxes, else as the model."""
-        boxes = whole_boxes(self.regions(result, frame), frame.image)
-        crops = [frame.image[top:bottom, left:right] for left, top, right, bottom in boxes.tolist()]
+    def run(self, result: Result, frame: Frame, picture: NDArray[np.uint8]) -> RegionResults:
+        """Look at the regions of a frame's picture. Raises InputError where they are no boxes, else as the model."""
+        boxes = whole_boxes(self.regions(result, frame), picture)
+        crops = [picture[top:bottom, left:right] for left, top, right, bottom in boxes.tolist()]
         return RegionResults(boxes, tuple(self.model.batch(crops)))
 
     def draw(self, image_bgr: NDArray[np.uint8], result: Result) -> None:

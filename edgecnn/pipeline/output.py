@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgecnn.camera import Frame
 from edgecnn.results import Result
 
-__all__ = ["Latency", "Output"]
+__all__ = ["Latency", "Output", "as_bgr"]
 
 
 class Latency(NamedTuple):
@@ -30,6 +30,15 @@ class Latency(NamedTuple):
     infer_ms: float
     postprocess_ms: float
     total_ms: float
+
+
+def as_bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy as (H, W, 3): grey frames get three channels, transparency is left out."""
+    if image.ndim == 2:
+        image = image[:, :, np.newaxis]
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    return np.array(image[:, :, :3], order="C")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,18 +59,24 @@ class Output:
     _draw: Callable[[NDArray[np.uint8], Result], None] | None = field(default=None, repr=False)
     results: Mapping[str, Result] = field(default_factory=dict)
     camera: int = 0
+    _to_bgr: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = field(default=as_bgr, repr=False)
     _drawn: list[NDArray[np.uint8]] = field(default_factory=list, init=False, repr=False)
     _drawing: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
+    def picture(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 BGR: a copy of the frame, whatever bytes the camera gives."""
+        return self._to_bgr(self.frame.image)
+
+    @property
     def annotated(self) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 BGR: a copy of the frame with the results on it, drawn when first asked for.
+        """(H, W, 3) uint8 BGR: `picture` with the results on it, drawn when first asked for.
 
         All sinks share it, each in its own thread: draw on a copy.
         """
         with self._drawing:
             if not self._drawn:
-                picture = _as_bgr(self.frame.image)
+                picture = self.picture
                 if self._draw is not None:
                     self._draw(picture, self.result)
                 self._drawn.append(picture)
@@ -84,12 +99,3 @@ class Output:
             "dropped": self.frame.dropped,
             **found,
         }
-
-
-def _as_bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A copy as (H, W, 3): grey frames get three channels, transparency is left out."""
-    if image.ndim == 2:
-        image = image[:, :, np.newaxis]
-    if image.shape[2] == 1:
-        return np.repeat(image, 3, axis=2)
-    return np.array(image[:, :, :3], order="C")

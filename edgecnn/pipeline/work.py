@@ -19,19 +19,35 @@ from edgecnn.errors import SpecError
 from edgecnn.geometry import Geometry
 from edgecnn.model import InputSlot, Model
 from edgecnn.pipeline.cascade import Cascade
-from edgecnn.pipeline.output import Latency, Output
+from edgecnn.pipeline.output import Latency, Output, as_bgr
 from edgecnn.results import Result
 
 __all__ = ["BatchSize", "Captured", "Job", "Work", "checked_models"]
 
 
 def checked_models(model: Model | Mapping[str, Model | Cascade]) -> dict[str, Model | Cascade]:
-    """The models by name. Raises SpecError unless each Cascade stands after what it looks closer at."""
+    """The models by name.
+
+    Raises:
+        SpecError: no model, models that take different bytes of the camera, or a Cascade that does not stand
+            after what it looks closer at.
+    """
     if isinstance(model, Model):
         return {model.name: model}
     models = dict(model)
     if not any(isinstance(one, Model) for one in models.values()):
         raise SpecError("a pipeline needs a model", got=", ".join(models) or "none")
+    formats = {
+        name: one.camera.pixel_format if one.camera is not None else "bgr"
+        for name, one in models.items()
+        if isinstance(one, Model)
+    }
+    if len(set(formats.values())) > 1:
+        raise SpecError(
+            "one camera cannot serve these models",
+            got=", ".join(f"{pixel_format} for {name}" for name, pixel_format in formats.items()),
+            expected="models that take the same frames",
+        )
     for index, (name, one) in enumerate(models.items()):
         before = list(models)[:index]
         if isinstance(one, Cascade) and one.of not in before:
@@ -84,6 +100,7 @@ class Work:
         self, models: Mapping[str, Model | Cascade], *, cameras: int, at_once: int, concurrency: int
     ) -> None:
         self._models = {name: model for name, model in models.items() if isinstance(model, Model)}
+        self._camera = next(iter(self._models.values())).camera
         self._cascades = {name: model for name, model in models.items() if isinstance(model, Cascade)}
         self.batch = BatchSize([model.batch_size for model in self._models.values()], cameras)
         slots = [
@@ -142,12 +159,16 @@ class Work:
         found: list[dict[str, Result]] = []
         for captured, *results in zip(job.taken, *decoded, strict=True):
             named: dict[str, Result] = dict(zip(self._models, results, strict=True))
+            if self._cascades:
+                image = captured.frame.image
+                picture = image if self._camera is None else self._camera.to_bgr(image)
             for name, cascade in self._cascades.items():
-                named[name] = cascade.run(named[cascade.of], captured.frame)
+                named[name] = cascade.run(named[cascade.of], captured.frame, picture)
             found.append(named)
         postprocess_ms = (perf_counter() - start) * 1e3
         several = len(self._models) + len(self._cascades) > 1
         first, model = next(iter(self._models.items()))
+        to_bgr = as_bgr if self._camera is None else self._camera.to_bgr
         return [
             Output(
                 named[first],
@@ -156,6 +177,7 @@ class Work:
                 self._drawing(named) if several else model.task.draw,
                 named if several else {},
                 camera,
+                to_bgr,
             )
             for (camera, frame, capture_ms), named in zip(job.taken, found, strict=True)
         ]

@@ -82,7 +82,7 @@ def test_other_results_named_models_and_further_cameras(tmp_path: Path) -> None:
         "/camera2/image/compressed",
         "/camera2/a/classification",
     }
-    assert read["/camera2/image/compressed"].format == "mono8; jpeg compressed mono8"
+    assert read["/camera2/image/compressed"].format == "bgr8; jpeg compressed bgr8"
 
 
 def test_what_is_there_is_kept(tmp_path: Path) -> None:

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 import edgecnn
 from edgecnn.backends import FunctionBackend, TensorInfo
 from edgecnn.camera import Frame, MemoryReader, Source
+from edgecnn.camera_input import CameraInput
 from edgecnn.errors import InferenceError, InputError, SourceError, SpecError
+from edgecnn.metadata import CAMERA_KEY
 from edgecnn.model import Model
 from edgecnn.pipeline import Cascade, Failure, Pipeline, RegionResults
 from edgecnn.pipeline.work import BatchSize
 from edgecnn.results import Classification
+from edgecnn.spec import ModelSpec, image_spec
+from tests.cameras import camera_bytes
 from tests.colours import SPEC, colour_cycle, colour_model, colour_of, function_model, solid, write_video
 from tests.live import WAIT_S, Camera, Gate, grey, level_of, pipeline_threads
 
@@ -232,6 +236,43 @@ def test_a_cascade_looks_at_regions_of_what_was_found(colour_onnx: Path) -> None
     np.testing.assert_array_equal(outputs[0].frame.image, image)
 
 
+def raw_model(camera: CameraInput) -> Model:
+    """A model that takes the camera's own bytes, and finds how bright their middle is."""
+
+    def run(feeds: Any) -> dict[str, NDArray[Any]]:
+        return {"y": feeds["x"][:, 4:5, 4:5, :1].astype(np.float32).reshape(len(feeds["x"]), 1)}
+
+    spec = ModelSpec(task="raw", image=image_spec("imagenet", size_hw=(32, 32)))
+    backend = FunctionBackend(
+        run,
+        inputs=(TensorInfo("x", (1, *camera.shape), "uint8"),),
+        outputs=(TensorInfo("y", (1, 1), "float32"),),
+        metadata={CAMERA_KEY: camera.to_json()},
+    )
+    return Model(backend, spec, name=camera.pixel_format)
+
+
+def test_frames_of_raw_bytes_are_drawn_and_cut_out_as_pictures() -> None:
+    camera = CameraInput(frame_hw=(48, 64), pixel_format="nv12")
+    image = np.concatenate([solid("blue", (48, 32)), solid("green", (48, 32))], axis=1)
+    with raw_model(camera) as raw, colour_model() as colours:
+        parts = Cascade(colours, of="raw", regions=lambda _, frame: [[0, 0, 32, 48], [32, 0, 64, 48]])
+        reader = MemoryReader([camera_bytes(image, "nv12")[0]])
+        with Pipeline(Source(reader), {"raw": raw, "parts": parts}) as pipeline:
+            output = next(pipeline)
+    found = output.results["parts"]
+    assert isinstance(found, RegionResults)
+    assert [part.best.label for part in found.results] == ["blue", "green"]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(output.picture, image, atol=3)
+    assert output.annotated.shape == image.shape
+
+
+def test_one_camera_gives_one_kind_of_bytes() -> None:
+    models = [raw_model(CameraInput(frame_hw=(48, 64), pixel_format=code)) for code in ("nv12", "yuyv")]
+    with pytest.raises(SpecError, match=r"got nv12 for a, yuyv for b, bgr for c"):
+        Pipeline(Source(MemoryReader([])), {"a": models[0], "b": models[1], "c": colour_model()})
+
+
 def test_a_cascade_upon_a_cascade() -> None:
     with colour_model() as model:
         models: Models = {
@@ -257,7 +298,8 @@ def test_a_cascade_upon_a_cascade() -> None:
 def test_regions_are_cut_at_the_borders(regions: Any, boxes: list[list[int]]) -> None:
     with colour_model() as model:
         cascade = Cascade(model, of="whole", regions=lambda *_: regions)
-        result = cascade.run(model(solid("red")), next(Source(MemoryReader([solid("red")]))))
+        frame = next(Source(MemoryReader([solid("red")])))
+        result = cascade.run(model(frame.image), frame, frame.image)
     assert result.boxes_xyxy.tolist() == boxes
     assert len(result.results) == len(boxes)
     assert result.to_dict()["boxes_xyxy"] == boxes
