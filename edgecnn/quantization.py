@@ -91,7 +91,7 @@ class WeightScales:
         """Scales with the steps that stand for `weights`; both arrays have the weights' shape."""
         nearest = _nearest(weights, _along(scales, axis, weights.ndim))
         moves = (steps.astype(np.int16) - nearest).astype(np.int8)  # modulo 256, as in `on_grid`
-        return cls(axis=axis, scales=scales, moves=zlib.compress(moves.tobytes(), 9) if moves.any() else None)
+        return cls(axis=axis, scales=scales, moves=zlib.compress(moves.tobytes(), 6) if moves.any() else None)
 
     def on_grid(self, weights: NDArray[Any]) -> NDArray[np.float64]:
         """What INT8 is to make of `weights`: the values of their steps; without moves, `weights`.
