@@ -47,7 +47,10 @@ class Task(Protocol):
         """Draw the result onto the frame (H, W, 3), in place."""
 
     def agreement(self, reference: Result, result: Result) -> dict[str, float]:
-        """How far two results of one frame agree: metric → value in [0, 1], 1 where they say the same."""
+        """How far two results of one frame agree: metric → value in [0, 1], 1 where they say the same.
+
+        `build --precision auto` goes by the lowest of those whose names end in `_agreement`.
+        """
 
 
 def create_task(spec: ModelSpec, outputs: Sequence[TensorInfo]) -> Task:

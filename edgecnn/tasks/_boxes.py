@@ -192,6 +192,6 @@ def match_boxes(reference: Detections, result: Detections) -> list[tuple[int, in
 
 
 def agreement(reference: Detections, result: Detections) -> dict[str, float]:
-    """`box_f1`: of all boxes of both, the share that has its like in the other; 1 where neither has any."""
+    """`box_agreement`: of all boxes of both, the share that has its like; 1 where there is none."""
     total = len(reference) + len(result)
-    return {"box_f1": 2 * len(match_boxes(reference, result)) / total if total else 1.0}
+    return {"box_agreement": 2 * len(match_boxes(reference, result)) / total if total else 1.0}

@@ -46,7 +46,7 @@ class Detect:
         draw_detections(image_bgr, cast("Detections", result))
 
     def agreement(self, reference: Result, result: Result) -> dict[str, float]:
-        """`box_f1`: the share of boxes of both that have their like in the other: same class, IoU 0.5."""
+        """`box_agreement`: the share of all boxes that have their like: same class, IoU 0.5."""
         return agreement(cast("Detections", reference), cast("Detections", result))
 
 

@@ -53,9 +53,11 @@ class Embed:
         """Nothing to draw."""
 
     def agreement(self, reference: Result, result: Result) -> dict[str, float]:
-        """`embedding_cosine`, 0 where the vectors point away from each other."""
+        """`embedding_agreement`, 0 where the vectors point away from each other."""
         return {
-            "embedding_cosine": max(0.0, cast("Embedding", reference).similarity(cast("Embedding", result)))
+            "embedding_agreement": max(
+                0.0, cast("Embedding", reference).similarity(cast("Embedding", result))
+            )
         }
 
 

@@ -71,13 +71,13 @@ class SegmentInstances:
         draw_detections(image_bgr, cast("Detections", result))
 
     def agreement(self, reference: Result, result: Result) -> dict[str, float]:
-        """`box_f1` as detection, and `mask_iou`: mean over the boxes that match."""
+        """`box_agreement` as detection, and `mask_agreement`: mean over the boxes that match."""
         first, second = cast("Detections", reference), cast("Detections", result)
         metrics = agreement(first, second)
         pairs = match_boxes(first, second)
         if first.masks is not None and second.masks is not None:
             both = [first.masks.iou(row, second.masks, column) for row, column in pairs]
-            metrics["mask_iou"] = sum(both) / len(both) if both else metrics["box_f1"]
+            metrics["mask_agreement"] = sum(both) / len(both) if both else metrics["box_agreement"]
         return metrics
 
     def _masks(self, boxes: Boxes, prototypes: NDArray[Any], geometry: Geometry) -> Masks:

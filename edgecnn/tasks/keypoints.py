@@ -90,7 +90,7 @@ class _Keypoints:
         draw_detections(image_bgr, cast("Detections", result), skeleton=self.skeleton)
 
     def agreement(self, reference: Result, result: Result) -> dict[str, float]:
-        """`box_f1` as detection, and `keypoint_agreement`.
+        """`box_agreement` as detection, and `keypoint_agreement`.
 
         The latter is the share of points of matching objects that are no farther apart than a twentieth of
         the box's diagonal.
@@ -104,7 +104,7 @@ class _Keypoints:
                 apart = first.keypoints_xys[row, :, :2] - second.keypoints_xys[column, :, :2]
                 near = np.hypot(*apart.T.astype(np.float64)) <= NEAR * np.hypot(*(box[2:] - box[:2]))
                 shares.append(float(near.mean()))
-        metrics["keypoint_agreement"] = sum(shares) / len(shares) if shares else metrics["box_f1"]
+        metrics["keypoint_agreement"] = sum(shares) / len(shares) if shares else metrics["box_agreement"]
         return metrics
 
 

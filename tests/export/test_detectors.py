@@ -156,7 +156,9 @@ def test_from_torchvision_to_detections(detection: Any, tmp_path: Path) -> None:
     assert isinstance(expected, Detections)
     assert len(found) == len(expected) > 0
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-    assert task.agreement(expected, found)["box_f1"] > 0.95  # scores that are almost equal change places
+    assert (
+        task.agreement(expected, found)["box_agreement"] > 0.95
+    )  # scores that are almost equal change places
     assert ((found.boxes_xyxy >= 0) & (found.boxes_xyxy <= [300, 200, 300, 200])).all()
 
 

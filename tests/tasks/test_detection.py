@@ -385,11 +385,11 @@ def test_agreement_counts_boxes_that_have_their_like() -> None:
     task = make(out(300, 6))
     first = detect({"out": f32([[[10, 10, 30, 30, 0.9, 1], [50, 50, 80, 80, 0.8, 0]]])})
     moved = detect({"out": f32([[[12, 10, 32, 30, 0.7, 1], [50, 50, 80, 80, 0.8, 2]]])})
-    assert task.agreement(first, first) == {"box_f1": 1.0}
-    assert task.agreement(first, moved) == {"box_f1": 0.5}  # one is of another class
-    assert task.agreement(first, first[:1]) == {"box_f1": pytest.approx(2 / 3)}
-    assert task.agreement(first[:0], first[:0]) == {"box_f1": 1.0}
-    assert task.agreement(first[:0], first) == {"box_f1": 0.0}
+    assert task.agreement(first, first) == {"box_agreement": 1.0}
+    assert task.agreement(first, moved) == {"box_agreement": 0.5}  # one is of another class
+    assert task.agreement(first, first[:1]) == {"box_agreement": pytest.approx(2 / 3)}
+    assert task.agreement(first[:0], first[:0]) == {"box_agreement": 1.0}
+    assert task.agreement(first[:0], first) == {"box_agreement": 0.0}
 
 
 def test_a_detection_is_drawn_where_it_is() -> None:

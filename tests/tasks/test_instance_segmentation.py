@@ -104,10 +104,10 @@ def test_agreement() -> None:
     outputs, _, _ = outputs_for(random, f32([[10, 10, 60, 60], [70, 20, 120, 90]]), finished=True)
     task = make(outputs, task="instance_segmentation")
     first = detect(outputs, task="instance_segmentation")
-    assert task.agreement(first, first) == {"box_f1": 1, "mask_iou": 1}
+    assert task.agreement(first, first) == {"box_agreement": 1, "mask_agreement": 1}
     inverted = detect({**outputs, "output1": -outputs["output1"]}, task="instance_segmentation")
-    assert task.agreement(first, inverted)["mask_iou"] < 0.01
-    assert task.agreement(first, first[:0]) == {"box_f1": 0, "mask_iou": 0}
+    assert task.agreement(first, inverted)["mask_agreement"] < 0.01
+    assert task.agreement(first, first[:0]) == {"box_agreement": 0, "mask_agreement": 0}
 
 
 def test_prototypes_that_are_no_numbers() -> None:

@@ -74,7 +74,7 @@ def test_agreement() -> None:
     heat = f32(np.stack([blob(10, 20), blob(30, 5)])[None])
     task = make({"heat": heat}, task="keypoints")
     first = detect({"heat": heat}, task="keypoints")
-    assert task.agreement(first, first) == {"box_f1": 1, "keypoint_agreement": 1}
+    assert task.agreement(first, first) == {"box_agreement": 1, "keypoint_agreement": 1}
     moved = f32(np.stack([blob(10, 20), blob(34, 5)])[None])
     assert task.agreement(first, detect({"heat": moved}, task="keypoints"))["keypoint_agreement"] == 0.5
 

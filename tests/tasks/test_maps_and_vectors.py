@@ -102,8 +102,8 @@ def test_an_embedding_has_length_one(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(found.vector, [0.6, 0, 0.8, 0])
     other = first({"out": f32([[0, 5, 0, 0]])}, task="embedding")
     task = make({"out": f32([[0, 5, 0, 0]])}, task="embedding")
-    assert task.agreement(found, found) == {"embedding_cosine": pytest.approx(1)}
-    assert task.agreement(found, other) == {"embedding_cosine": 0}
+    assert task.agreement(found, found) == {"embedding_agreement": pytest.approx(1)}
+    assert task.agreement(found, other) == {"embedding_agreement": 0}
     assert found.to_dict() == {"embedding": pytest.approx([0.6, 0, 0.8, 0])}
 
 
@@ -146,7 +146,7 @@ def test_several_tasks_of_one_network() -> None:
     assert task.agreement(found, found) == {
         "lanes.mean_iou": 1,
         "lanes.pixel_agreement": 1,
-        "objects.box_f1": 1,
+        "objects.box_agreement": 1,
     }
     frame = np.full((*SIZE_HW, 3), 100, np.uint8)
     task.draw(frame, found)
