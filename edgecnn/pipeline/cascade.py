@@ -57,7 +57,7 @@ class Cascade:
     regions: Callable[[Any, Frame], ArrayLike]
 
     def run(self, result: Result, frame: Frame, picture: NDArray[np.uint8]) -> RegionResults:
-        """Look at the regions of a frame's picture. Raises InputError where they are no boxes, else as the model."""
+        """Look at regions of a picture. Raises InputError where they are no boxes, else as a model."""
         boxes = whole_boxes(self.regions(result, frame), picture)
         crops = [picture[top:bottom, left:right] for left, top, right, bottom in boxes.tolist()]
         return RegionResults(boxes, tuple(self.model.batch(crops)))
