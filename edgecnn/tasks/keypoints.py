@@ -111,8 +111,9 @@ class _Keypoints:
 class PointsBehindBoxes(_Keypoints):
     """Rows of boxes and points → one Detections with keypoints a frame."""
 
-    def __init__(self, head: Head, reader: BoxReader) -> None:
+    def __init__(self, head: Head, reader: BoxReader, scale_xy: tuple[int, int]) -> None:
         self.head = head
+        self.scale_xy = scale_xy
         self.skeleton = head.skeleton
         self.reader = reader
 
@@ -123,7 +124,7 @@ class PointsBehindBoxes(_Keypoints):
             boxes = self.reader.read(outputs, index, geometry)
             values = boxes.extras.reshape(-1, self.head.points, self.head.values)
             points = np.ones((*values.shape[:2], 3), np.float32)
-            points[..., :2] = geometry.to_frame(values[..., :2])
+            points[..., :2] = geometry.to_frame(values[..., :2] * self.scale_xy)
             if self.head.values == 3:
                 points[..., 2] = values[..., 2].clip(0, 1)
             results.append(replace(boxes.detections, keypoints_xys=points))
@@ -204,7 +205,9 @@ def create(spec: ModelSpec, outputs: Sequence[TensorInfo]) -> PointsBehindBoxes 
             _check_skeleton(head.skeleton, info.shape[1])
         return HeatMaps(head, info.name, spec)
     own, rest = _split(spec)
-    return PointsBehindBoxes(own, BoxReader(spec, outputs, head=rest, extra=own.points * own.values))
+    reader = BoxReader(spec, outputs, head=rest, extra=own.points * own.values)
+    height, width = spec.image.size_hw
+    return PointsBehindBoxes(own, reader, (width, height) if rest.get("normalized") else (1, 1))
 
 
 def complete(spec: ModelSpec, outputs: Sequence[TensorInfo]) -> dict[str, Any]:

@@ -264,6 +264,16 @@ def test_thresholds_by_class_and_small_boxes() -> None:
     assert low.class_ids.tolist() == [1]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_types_of_numbers(dtype: Any) -> None:
+    table = np.zeros((1, PLACES, 7), dtype)
+    table[0, 3] = [50, 50, 20, 30, 0, 0.75, 0.25]
+    found = detect({"out": table}, labels=LABELS)
+    assert found.to_dict()["boxes_xyxy"] == [[40, 35, 60, 65]]
+    assert found.scores.tolist() == [0.75]
+    assert found.scores.dtype == np.float32
+
+
 def test_nothing_found_is_a_result() -> None:
     found = detect({"out": np.zeros((1, 7, PLACES), np.float32)}, labels=LABELS)
     assert len(found) == 0

@@ -37,6 +37,14 @@ def test_points_behind_boxes(values: int, finished: bool) -> None:
     assert found[1].to_dict()["keypoints_xys"] == report["keypoints_xys"][1:]
 
 
+def test_points_of_normalized_boxes_are_normalized_too() -> None:
+    row = f32([[[0.25, 0.25, 0.5, 0.5, 0.9, 0, 0.5, 0.25]]])
+    found = detect({"out": row}, task="keypoints", points=1, values=2, format="end_to_end", normalized=True)
+    assert found.boxes_xyxy.tolist() == [[40, 32, 80, 64]]
+    assert found.keypoints_xys is not None
+    assert found.keypoints_xys.tolist() == [[[80, 32, 1]]]
+
+
 def blob(x: float, y: float, *, peak: float = 1.0) -> Any:
     """(32, 40): a Gaussian around a place in cells, sampled at the cells' centres."""
     rows, columns = np.mgrid[:32, :40] + 0.5
