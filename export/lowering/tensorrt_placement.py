@@ -97,9 +97,7 @@ def make_plan(graph: ir.Graph, table: QuantizationTable, leave: Collection[str] 
 
 def _reason_to_leave(node: ir.Node, table: QuantizationTable) -> str | None:
     if node.op_type == "ConvTranspose":
-        return (
-            "TensorRT for RTX computes transposed convolutions in float, and TensorRT's were not tried"
-        )
+        return "TensorRT for RTX computes transposed convolutions in float, and TensorRT's were not tried"
     weight, source = weight_of(node), node.inputs[0]
     if weight is None:
         return "its weights or bias are computed, or of a shape that cannot be quantized per channel"
