@@ -16,7 +16,7 @@ from edgecnn.geometry import Geometry
 from edgecnn.spec import ModelSpec
 from edgecnn.tasks._formats import Candidates, Selection, open_format
 
-__all__ = ["BoxReader", "Boxes", "agreement", "corners", "match_boxes", "suppress"]
+__all__ = ["FARTHEST_PX", "BoxReader", "Boxes", "agreement", "corners", "match_boxes", "suppress"]
 
 MAX_CANDIDATES = 10_000  # the surest; NMS takes time that grows with their square
 FARTHEST_PX = 1e6  # a box reaches no farther: beyond, sums of coordinates lose whole pixels
@@ -63,6 +63,10 @@ class BoxReader:
 
     def read(self, outputs: Mapping[str, NDArray[Any]], index: int, geometry: Geometry) -> Boxes:
         """The boxes of frame `index`. Raises InferenceError where they or their scores are no numbers."""
+        with np.errstate(all="ignore"):  # what comes of it is checked, whatever the caller has set
+            return self._read(outputs, index, geometry)
+
+    def _read(self, outputs: Mapping[str, NDArray[Any]], index: int, geometry: Geometry) -> Boxes:
         selection = self.selection
         found = self._checked(self.format.read(outputs, index))
         kept = found.take(suppress(found, selection))

@@ -27,7 +27,7 @@ from edgecnn.geometry import Geometry
 from edgecnn.results import Result
 from edgecnn.spec import ModelSpec
 from edgecnn.tasks import read_head, split_head
-from edgecnn.tasks._boxes import BoxReader, agreement, match_boxes
+from edgecnn.tasks._boxes import FARTHEST_PX, BoxReader, agreement, match_boxes
 from edgecnn.tasks._formats import find_format, not_finite, pick_output
 from edgecnn.tasks._formats._scores import sigmoid
 from edgecnn.values import check
@@ -124,7 +124,8 @@ class PointsBehindBoxes(_Keypoints):
             boxes = self.reader.read(outputs, index, geometry)
             values = boxes.extras.reshape(-1, self.head.points, self.head.values)
             points = np.ones((*values.shape[:2], 3), np.float32)
-            points[..., :2] = geometry.to_frame(values[..., :2] * self.scale_xy)
+            places = values[..., :2].astype(np.float64) * self.scale_xy
+            points[..., :2] = geometry.to_frame(places.clip(-FARTHEST_PX, FARTHEST_PX))
             if self.head.values == 3:
                 points[..., 2] = values[..., 2].clip(0, 1)
             results.append(replace(boxes.detections, keypoints_xys=points))
@@ -183,8 +184,8 @@ def peaks(heat: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float32]]
     above = heat[each, np.maximum(row - 1, 0), column]
     inner_x = (column > 0) & (column < columns - 1)
     inner_y = (row > 0) & (row < rows - 1)
-    places[:, 0] += 0.25 * np.sign(right - left) * inner_x
-    places[:, 1] += 0.25 * np.sign(below - above) * inner_y
+    places[:, 0] += 0.25 * (right > left) * inner_x - 0.25 * (right < left) * inner_x
+    places[:, 1] += 0.25 * (below > above) * inner_y - 0.25 * (below < above) * inner_y
     return places, heat[each, row, column].astype(np.float32)
 
 

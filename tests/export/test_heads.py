@@ -1,4 +1,4 @@
-"""What the outputs' shapes tell goes into the exported file; where that is too little, nothing is exported."""
+"""What the outputs' shapes tell goes into the exported file; where it is too little, nothing is exported."""
 
 from __future__ import annotations
 
