@@ -8,8 +8,8 @@ Frames stream through one at a time; as many of them are kept as fit a bound on 
 by. What comes out is the float model again, with the table and the report in its metadata: any ONNX tool
 still opens it, and every target can be built from it.
 
-The plain way, largest magnitudes and nearest steps, is measured beside the chosen one, and kept where it is
-better.
+The plain way, largest magnitudes and nearest steps, is measured beside the chosen one. Unless a method was
+asked for by name, it is kept where it is better: on ONNX Runtime's grid, or on the table's own, which TensorRT gets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ from edgecnn.dataset import FrameSet, open_frames
 from edgecnn.errors import BuildError, DataError
 from edgecnn.export.graph import fixed_batch, load_graph, save_graph, to_bytes
 from edgecnn.export.lowering import lower_graph, refuse_lowered
+from edgecnn.export.lowering.tensorrt_int8 import quantize
 from edgecnn.export.measure import check_spec, measure_accuracy
 from edgecnn.export.placement import activations, is_anchor, scale_source, weight_axis, weight_of
 from edgecnn.files import check_output
@@ -69,8 +70,9 @@ class CalibrationResult:
         table: the quantization table in it.
         accuracy: the INT8 model that ONNX Runtime gets, against the float model, on frames that
             calibration did not see.
+        symmetric: the same for the table's own grid, which is TensorRT's: symmetric, with all else in FP32.
         skipped: images that could not be read, with the reason.
-        plain: the same for largest magnitudes and nearest steps; None where just that was asked for.
+        plain: `accuracy` of largest magnitudes and nearest steps; None where just that was asked for.
         layers: what second-order rounding did, layer by layer; empty without it.
         warnings: what the person who calibrates should know.
     """
@@ -78,6 +80,7 @@ class CalibrationResult:
     path: Path
     table: QuantizationTable
     accuracy: Agreement
+    symmetric: Agreement
     skipped: tuple[Skipped, ...]
     plain: Agreement | None = None
     layers: tuple[LayerRounding, ...] = ()
@@ -181,37 +184,58 @@ def calibrate(
     warnings = [*_narrow(count, spread)]
 
     float_bytes = to_bytes(graph)
-    accuracy, lowered = _measure(graph, table, float_bytes, held_out, threads, progress, "comparing")
+    measured = _measure(graph, table, float_bytes, held_out, threads, progress, "comparing")
     plain = None
     if table is not plain_table:
-        plain, plain_lowered = _measure(
+        plain = _measure(
             graph, plain_table, float_bytes, held_out, threads, progress, "comparing with the plain way"
         )
-        if plain.worst_sqnr_db > accuracy.worst_sqnr_db:
-            warnings.append(
-                f"{method} ranges with {rounding} rounding gave {accuracy.worst_sqnr_db:.1f} dB, less than "
-                f"the {plain.worst_sqnr_db:.1f} dB of the largest magnitudes and nearest steps, now kept"
-            )
-            table, accuracy, lowered, layers = plain_table, plain, plain_lowered, ()
+        if (worse := measured.worse_than(plain)) is not None:
+            plainly = "the largest magnitudes and nearest steps"
+            warning = f"{method} ranges with {rounding} rounding gave {worse}"
+            if method == "auto":
+                warnings.append(f"{warning}: {plainly} are kept")
+                table, measured, layers = plain_table, plain, ()
+            else:  # asked for by name
+                warnings.append(f"{warning}, which {plainly} give")
     graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
     # The hash ties the report to the very graph that was measured: a build that makes another one says so.
     identity = {
         "precision": "int8",
         "target": "onnxruntime",
-        "graph_sha256": hashlib.sha256(lowered).hexdigest(),
+        "graph_sha256": hashlib.sha256(measured.lowered).hexdigest(),
     }
-    report = {**identity, **accuracy.to_dict()}
+    report = {**identity, **measured.accuracy.to_dict(), "symmetric": measured.symmetric.to_dict()}
     graph.metadata_props[ACCURACY_KEY] = json.dumps(report, sort_keys=True)
     save_graph(graph, target, force=force)
     return CalibrationResult(
         path=target,
         table=table,
-        accuracy=accuracy,
+        accuracy=measured.accuracy,
+        symmetric=measured.symmetric,
         skipped=tuple(dict.fromkeys([*frames.skipped, *held_out.skipped])),
-        plain=plain,
+        plain=None if plain is None else plain.accuracy,
         layers=layers,
         warnings=tuple(warnings),
     )
+
+
+class _Measured(NamedTuple):
+    """What INT8 costs with a table: as ONNX Runtime runs it, and on the table's own grid."""
+
+    accuracy: Agreement
+    symmetric: Agreement
+    lowered: bytes  # the model that ONNX Runtime gets
+
+    def worse_than(self, other: _Measured) -> str | None:
+        """In words, on which of the two grids it is worse; None where it is on neither."""
+        for grid, one, two in (
+            ("as ONNX Runtime runs it", self.accuracy, other.accuracy),
+            ("on TensorRT's grid", self.symmetric, other.symmetric),
+        ):
+            if one.worst_sqnr_db < two.worst_sqnr_db:
+                return f"{one.worst_sqnr_db:.1f} dB instead of {two.worst_sqnr_db:.1f} {grid}"
+        return None
 
 
 def _measure(
@@ -222,15 +246,24 @@ def _measure(
     threads: int | None,
     progress: Progress,
     stage: str,
-) -> tuple[Agreement, bytes]:
-    """What INT8 costs with this table, and the lowered graph that was measured."""
+) -> _Measured:
     graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
     lowered = to_bytes(lower_graph(graph, "int8"))
-
-    def named(_: str, done: int, total: int | None) -> None:
-        progress(stage, done, total)
-
-    return measure_accuracy(float_bytes, lowered, held_out, threads=threads, progress=named), lowered
+    symmetric = graph.clone()
+    quantize(symmetric.graph, table, set(symmetric.graph))
+    reports = [
+        measure_accuracy(
+            float_bytes,
+            content,
+            held_out,
+            threads=threads,
+            progress=lambda _, done, total, part=part: progress(
+                stage, done + part * (total or 0), total and 2 * total
+            ),
+        )
+        for part, content in enumerate((lowered, to_bytes(symmetric)))
+    ]
+    return _Measured(*reports, lowered)
 
 
 def _narrow(count: int, spread: float) -> Iterable[str]:

@@ -112,7 +112,7 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
     for warning in result.warnings:
         say(f"warning: {warning}")
     table, accuracy, plain = result.table, result.accuracy, result.plain
-    reports = [accuracy] if plain is None else [accuracy, plain]
+    reports = [accuracy, result.symmetric] + ([] if plain is None else [plain])
     rows = [
         (f"{name}: SQNR", *(_decibels(report.outputs[name].sqnr_db) for report in reports))
         for name in accuracy.outputs
@@ -127,12 +127,12 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
     ]
     if result.layers:
         better = sum(layer.shrinkage is not None for layer in result.layers)
-        rows.append(("layers that second-order rounding helped", f"{better} of {len(result.layers)}", "–"))
+        rows.append(("layers that second-order rounding helped", f"{better} of {len(result.layers)}", "", ""))
     print_table(
         f"{result.path}: {table.method} ranges of {len(table.activations)} tensors "
         f"from {table.frames} frames; INT8 against FP32 on {accuracy.images} held-out frames",
         rows,
-        ("", "INT8", "largest magnitudes, nearest steps")[: len(reports) + 1],
+        ("", "INT8", "on TensorRT's grid", "largest magnitudes, nearest steps")[: len(reports) + 1],
         as_json=as_json,
     )
     emit(
@@ -147,6 +147,7 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
             "skipped": [{"path": str(path), "reason": reason} for path, reason in result.skipped],
             "warnings": list(result.warnings),
             "accuracy": accuracy.to_dict(),
+            "symmetric": result.symmetric.to_dict(),
             "plain": plain.to_dict() if plain is not None else None,
             "layers": [layer.to_dict() for layer in result.layers],
         },

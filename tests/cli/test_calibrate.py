@@ -34,7 +34,8 @@ def test_for_people(model: Path, data: Path, tmp_path: Path, capsys: pytest.Capt
     assert "INT8 against FP32 on 2 held-out frames" in out
     assert "logits: SQNR" in out
     assert "top1 agreement" in out
-    assert err == ""
+    assert "on TensorRT's grid" in out
+    assert not err or err.startswith("warning: auto ranges with second-order rounding gave ")
     onnx.checker.check_model(tmp_path / "out.onnx", full_check=True)
 
 
