@@ -9,7 +9,8 @@ by. What comes out is the float model again, with the table and the report in it
 still opens it, and every target can be built from it.
 
 The plain way, largest magnitudes and nearest steps, is measured beside the chosen one. Unless a method was
-asked for by name, it is kept where it is better: on ONNX Runtime's grid, or on the table's own, which TensorRT gets.
+asked for by name, it is kept where it is better on either grid: ONNX Runtime's, or the table's own, which
+TensorRT gets.
 """
 
 from __future__ import annotations
