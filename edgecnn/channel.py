@@ -94,9 +94,7 @@ class Channel(Generic[Item]):
                     raise TimeoutError
                 self._filled.wait(left)
             if not self._items:
-                if self._error is not None and not self._closed:
-                    raise self._error
-                raise Ended
+                raise self.error or Ended()
             item = self._items.popleft()
             self._emptied.notify()
             return item
@@ -120,6 +118,11 @@ class Channel(Generic[Item]):
     def over(self) -> bool:
         """Whether nothing more will be put; what is in it may still be read."""
         return self._ended or self._closed
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the writer gave to `end`; None once the channel is closed."""
+        return None if self._closed else self._error
 
     def _wake(self) -> None:
         self._filled.notify_all()

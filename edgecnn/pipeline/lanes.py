@@ -5,6 +5,7 @@ What a full channel does is its own decision (`edgecnn.channel`); here is only w
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Collection, Sequence
 from time import monotonic
@@ -58,31 +59,30 @@ class Lanes(Generic[Item]):
         Raises:
             TimeoutError: none came in time.
             Ended: all lanes have ended and are empty, or are closed.
-            Exception: the same, and a lane was ended with an error: that of the first lane that was.
+            BaseException: the same, and a lane was ended with an error: that of the first lane that was.
         """
         if len(self._channels) == 1:
             return 0, self._channels[0].get(timeout)
         deadline = None if timeout is None else monotonic() + timeout
         with self._lock:
             while True:
-                over: list[Exception] = []
+                over = 0
                 allowed = range(len(self._channels)) if among is None else among()
                 for step in range(len(self._channels)):
                     lane = (self._turn + step) % len(self._channels)
                     channel = self._channels[lane]
-                    if lane not in allowed and (len(channel) or not channel.over):
-                        continue
-                    try:
-                        item = channel.get(timeout=0)
-                    except TimeoutError:
-                        continue
-                    except Exception as error:  # Ended, or why the lane's writer ended
-                        over.append(error)
-                        continue
-                    self._turn = lane + 1
-                    return lane, item
-                if len(over) == len(self._channels):
-                    raise next((error for error in over if not isinstance(error, Ended)), Ended())
+                    ended = channel.over  # asked before it is found empty: nothing comes after that
+                    if not len(
+                        channel
+                    ):  # not by `get`: an error that is raised for each frame keeps them all
+                        over += ended
+                    elif lane in allowed:
+                        with contextlib.suppress(Ended):  # closed at this moment
+                            item = channel.get(timeout=0)
+                            self._turn = lane + 1
+                            return lane, item
+                if over == len(self._channels):
+                    raise next((error for channel in self._channels if (error := channel.error)), Ended())
                 left = None if deadline is None else deadline - monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -86,6 +88,22 @@ def test_one_that_fails_ends_nothing_while_others_go_on() -> None:
     for _ in range(2):
         with pytest.raises(OSError, match="the cable"):
             lanes.get(among=lambda: ())
+
+
+def test_a_lane_that_failed_keeps_nothing_of_what_comes_through_the_others() -> None:
+    class Item:
+        pass
+
+    lanes: Lanes[Item] = Lanes(["all"] * 2)
+    lanes.end(1, OSError("the cable"))
+    items = [Item() for _ in range(9)]
+    seen = [weakref.ref(item) for item in items]
+    for item in items:
+        lanes.put(0, item)
+        lanes.get()
+    del item, items
+    gc.collect()
+    assert [one() for one in seen] == [None] * 9
 
 
 @pytest.mark.parametrize("count", [1, 3])
