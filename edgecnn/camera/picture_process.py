@@ -66,7 +66,8 @@ class PictureProcess:
     def last_words(self, *about: str) -> str:
         """The first line it said that has one of these words, else the last line that it said."""
         self._said.seek(0)
-        lines = [line.strip() for line in self._said.read().decode(errors="replace").splitlines()]
+        said = self._said.read().decode(errors="replace").splitlines()
+        lines = [line.strip() for line in said if line.strip()]
         found = [line for line in lines if any(word in line for word in about)]
         return (found or lines[-1:] or ["a process that ended"])[0]
 

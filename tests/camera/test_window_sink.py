@@ -72,6 +72,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def _environment() -> dict[str, str]:
+    """Without what the tests' own OpenCV has told Qt of its plugins, which Debian's cannot use."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("QT_")}
+
+
 @pytest.fixture
 def display(tmp_path: Path) -> Iterator[Display]:
     with Display(tmp_path) as opened:
@@ -84,7 +89,7 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     run = subprocess.Popen(
         [SYSTEM_PYTHON, "-c", RUN, str(ROOT), uri, str(answer_s)],
-        env={**os.environ, "DISPLAY": display.name},
+        env={**_environment(), "DISPLAY": display.name},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

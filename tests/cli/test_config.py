@@ -19,9 +19,12 @@ def write(path: Path, text: str) -> Path:
 
 def parsed(arguments: list[str]) -> dict[str, object]:
     """What `edgecnn run` understands, without running it."""
-    command = cli.get_command(click.Context(cli), "run")
+    parent = cli.context_class(
+        cli, **cli.context_settings
+    )  # as in a process: click keeps what it was asked first
+    command = cli.get_command(parent, "run")
     assert command is not None
-    return command.make_context("run", arguments).params
+    return command.make_context("run", arguments, parent=parent).params
 
 
 def test_a_file_says_what_the_command_line_says(tmp_path: Path) -> None:
