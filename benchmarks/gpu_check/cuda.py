@@ -289,7 +289,8 @@ def _lose() -> str:
     context = CudaContext()
 
     def stray() -> None:
-        _module(context).get_function("stray")(grid=(1, 1), block=(1, 1, 1))
+        _KEPT.append(_module(context).get_function("stray"))  # unloading it would fail, and PyCUDA say so
+        _KEPT[0](grid=(1, 1), block=(1, 1, 1))
         context.cuda.Context.synchronize()
 
     try:

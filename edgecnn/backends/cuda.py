@@ -89,7 +89,9 @@ class CudaContext:
                 and device.get_attribute(attribute.CAN_MAP_HOST_MEMORY)
             )
             self._context = device.retain_primary_context()
-            self.call(cuda.Context.synchronize)  # a context that was lost before fails here
+            # A context that was lost before fails here. Waiting for it would, too, but not while any thread
+            # captures a graph: that call fails then, and spoils the capture, in whatever mode.
+            self.call(self.memory_bytes)
         except cuda.Error as error:
             raise self._translate("the GPU cannot be opened", error) from error
         except BaseException:

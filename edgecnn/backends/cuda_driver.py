@@ -54,7 +54,8 @@ _UNAVAILABLE = {
 
 _KNOWN = (_OUT_OF_MEMORY, *_LOST, *_UNAVAILABLE)
 
-_CAPTURE_THREAD_LOCAL = 1  # calls of other threads cannot spoil a capture
+# Other threads cannot spoil a capture then, but by waiting for the whole context, which fails.
+_CAPTURE_THREAD_LOCAL = 1
 _POINTER = ctypes.c_void_p
 
 
@@ -83,8 +84,11 @@ class Driver:
         return next((code for code in _KNOWN if (text := self.text(code)) and said.startswith(text)), None)
 
     def code_in(self, log: str) -> int | None:
-        """The code in TensorRT's messages: `(cudaError 35: …)`, `Cuda Runtime (out of memory)`."""
-        for number in re.findall(r"cudaError (\d+)", log):
+        """The code in TensorRT's messages.
+
+        `(cudaError 35: …)`, `CUDA initialization failure with error: 35`, `Cuda Runtime (out of memory)`.
+        """
+        for number in re.findall(r"(?:cudaError|CUDA initialization failure with error:?) (\d+)", log):
             if int(number) in _KNOWN:
                 return int(number)
         if "OutOfMemory" in log:

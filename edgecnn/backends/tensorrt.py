@@ -51,6 +51,10 @@ _log = logging.getLogger(__name__)
 WORKERS = 2
 """One that runs and one that is given its frame meanwhile; more would wait for the same GPU."""
 
+# Held while an engine is loaded or freed. Loading captures graphs; a wait for the whole GPU on any thread, as
+# TensorRT may do when it loads and frees, would fail then and spoil the capture.
+_captures = threading.RLock()  # what is collected during a load is freed on that thread
+
 
 class TensorRTBackend:
     """A plan in TensorRT; see `edgecnn.backends.Backend`.
@@ -108,7 +112,8 @@ class TensorRTBackend:
         self._cuda = CudaContext()
         self._closed = self._forked = False
         try:
-            self._cuda.call(_without_frames, self._load, path, info, libraries, workers)
+            with _captures:
+                self._cuda.call(_without_frames, self._load, path, info, libraries, workers)
         except BaseException:
             self.close()
             raise
@@ -169,6 +174,8 @@ class TensorRTBackend:
                     keep_for_ever(self)  # it still runs, and the process ends: the system frees it
                     return
                 held.callback(worker.lock.release)
+            if _captures.acquire(timeout=-1 if timeout_s is None else timeout_s):
+                held.callback(_captures.release)
             try:
                 if self._lost is None:
                     self._cuda.call(self._free)
@@ -248,7 +255,10 @@ class TensorRTBackend:
         plan = path.read_bytes()
         for trt in libraries:
             self._logger = make_logger(trt, self._messages)
-            self._runtime = runtime = trt.Runtime(self._logger)
+            try:
+                self._runtime = runtime = trt.Runtime(self._logger)
+            except TypeError as error:  # the binding's answer where CUDA does not start for it
+                raise self._failed(f"{trt.__name__} cannot start") from error
             if info is not None and info.dla_core is not None:
                 runtime.DLA_core = info.dla_core
             if info is not None and info.version_compatible:

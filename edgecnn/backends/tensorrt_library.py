@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from typing import Any
 
+from edgecnn.backends.lifetime import keep_for_ever
 from edgecnn.errors import BackendUnavailableError
 
 __all__ = ["FLAVOURS", "Messages", "import_libraries", "make_logger"]
@@ -47,7 +48,8 @@ class Messages:
 
     def log(self, severity: str, text: str) -> None:
         """Take a message; `severity` is the name of TensorRT's."""
-        if severity in ("ERROR", "INTERNAL_ERROR"):
+        # why TensorRT cannot start at all is only a warning to it
+        if severity in ("ERROR", "INTERNAL_ERROR") or text.startswith("CUDA initialization failure"):
             self._errors.append(text)
         _log.log(logging.INFO if severity == "WARNING" else logging.DEBUG, "TensorRT: %s", text)
 
@@ -59,7 +61,12 @@ class Messages:
 
 
 def make_logger(trt: Any, messages: Messages) -> Any:
-    """TensorRT's logger that writes to `messages`; it must outlive what is made with it."""
+    """TensorRT's logger that writes to `messages`.
+
+    It is never destroyed, some kB a model: TensorRT keeps the first one for what belongs to no object, and
+    goes on using it when all that was made with it is gone and others are not (in TensorRT for RTX 1.7.1 a
+    crash).
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base is known when this runs
         def __init__(self) -> None:
@@ -68,4 +75,6 @@ def make_logger(trt: Any, messages: Messages) -> Any:
         def log(self, severity: Any, text: str) -> None:
             messages.log(severity.name, text)
 
-    return Logger()
+    logger = Logger()
+    keep_for_ever(logger)
+    return logger

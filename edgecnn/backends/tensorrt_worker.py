@@ -309,9 +309,9 @@ class Worker:
             return f"off: the driver has no {error.name or 'graphs'}"
         except DeviceLostError:
             raise
-        except EdgeCNNError as error:
+        except (EdgeCNNError, self._cuda.cuda.Error) as error:  # PyCUDA's, of a copy in a spoiled capture
             self._stream.synchronize()  # raises where more is wrong than that
-            return f"off: {error.got or error.what}"
+            return f"off: {getattr(error, 'got', None) or error}"
         self._graph = graph
         return "on"
 

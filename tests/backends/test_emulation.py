@@ -97,6 +97,24 @@ def test_the_emulated_tensorrt_has_no_name_that_the_real_one_lacks(monkeypatch: 
     assert missing == []
 
 
+def test_tensorrt_keeps_the_first_logger_and_it_stays() -> None:
+    """What belongs to no object, as the registry of plugins, goes to it: the real library crashed."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'edgecnn[rtx]'")
+    code = """
+import gc
+import tensorrt_rtx as trt
+from edgecnn.backends.tensorrt_library import Messages, make_logger
+messages = Messages(), Messages()
+runtimes = [trt.Runtime(make_logger(trt, each)) for each in messages]
+runtimes.pop(0)
+gc.collect()
+trt.get_plugin_registry().load_library("/no/such/library.so")
+assert "no/such/library" in messages[0].take()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_the_backend_asks_of_tensorrt_exists() -> None:
     """Every attribute that its source takes of the library, an engine, a context or a runtime."""
     real = pytest.importorskip("tensorrt_rtx", reason="pip install 'edgecnn[rtx]'")

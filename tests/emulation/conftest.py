@@ -34,6 +34,10 @@ class Emulation:
         for name, value in values.items():
             assert self._library.emu_set(name.encode(), value) == 0, name
 
+    def spoil(self, stream: int) -> int:
+        """Spoil a stream's capture, as something else in the process might; the driver's code."""
+        return int(self._library.emu_spoil(ctypes.c_void_p(stream)))
+
     def state(self) -> dict[str, int]:
         """What is held and was done wrong, without what is zero."""
         return {name: self[name] for name in LEAKS if self[name]}

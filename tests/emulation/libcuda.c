@@ -389,6 +389,7 @@ static void *work(void *argument)
 static CUresult enqueue(CUstream stream, op item)
 {
   if (!known_stream(stream)) return wrong(CUDA_ERROR_INVALID_HANDLE);
+  if (stream->capturing && stream->spoiled) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   if (stream->capturing) append(&stream->graph->first, &stream->graph->last, item);
   else append(&stream->first, &stream->last, item);
   pthread_cond_broadcast(&changed);
@@ -428,7 +429,9 @@ CUresult cuStreamQuery(CUstream stream)
 CUresult cuCtxSynchronize(void)
 {
   ENTER(1)
-  CUresult code = unsafe();
+  CUresult code = CUDA_SUCCESS;
+  for (CUstream s = streams; s; s = s->next) /* of any thread, in any mode */
+    if (s->capturing) s->spoiled = 1, code = wrong(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
   while (!code && running()) pthread_cond_wait(&changed, &lock);
   return leave(code ? code : sticky);
 }

@@ -177,6 +177,25 @@ def test_what_cannot_be_captured_says_so_and_leaves_the_stream_usable(
     emulation.forget()
 
 
+def test_a_context_can_be_opened_while_another_thread_captures(context: CudaContext) -> None:
+    """Waiting for the whole GPU would fail then, and spoil the capture; the emulation says so as a driver."""
+    opened: list[CudaContext] = []
+
+    def meanwhile() -> None:
+        thread = threading.Thread(target=lambda: opened.append(CudaContext()))
+        thread.start()
+        thread.join()
+
+    def use() -> None:
+        stream = context.stream()
+        graph = Graph(context.driver, stream.handle)
+        graph.capture(meanwhile)
+        graph.free()
+
+    context.call(use)
+    opened[0].close()
+
+
 def test_nothing_is_collected_during_a_capture(context: CudaContext) -> None:
     """Garbage may hold GPU memory, and freeing it then would spoil the capture."""
     seen: list[bool] = []

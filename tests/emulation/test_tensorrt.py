@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from emulated_tensorrt import make_plan
+from emulated_tensorrt import IExecutionContext, ILogger, Runtime, make_plan
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -244,6 +244,53 @@ def test_an_engine_that_cannot_be_captured_runs_without_a_graph(
     backend.close()
 
 
+def test_a_capture_that_is_spoiled_unnoticed(
+    emulation: Emulation, convnet: Convnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another library may do it; then PyCUDA's copy of the output is the first to fail."""
+    plan, model = convnet()
+    execute = IExecutionContext.execute_async_v3
+
+    def spoil(context: IExecutionContext, stream: int) -> bool:
+        return bool(execute(context, stream)) and emulation.spoil(stream) in (0, 900)
+
+    monkeypatch.setattr(IExecutionContext, "execute_async_v3", spoil)
+    backend = TensorRTBackend(plan)
+    assert "failed due to a previous error during capture" in backend.graph
+    feeds = {"image": images(1)}
+    np.testing.assert_allclose(
+        backend.run(feeds)["features"], by_onnxruntime(model, feeds)[0], rtol=1e-5, atol=1e-5
+    )
+    backend.close()
+
+
+def test_models_are_loaded_one_at_a_time(emulation: Emulation, convnet: Convnet) -> None:
+    """So that nothing that TensorRT does in one load falls into the capture of another."""
+    plan, _ = convnet()
+    backends: list[TensorRTBackend] = []
+    inside, together = 0, []
+    load = TensorRTBackend._load
+
+    def count(*arguments: Any) -> None:
+        nonlocal inside
+        inside += 1
+        together.append(inside)
+        load(*arguments)
+        inside -= 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TensorRTBackend, "_load", count)
+        threads = [threading.Thread(target=lambda: backends.append(TensorRTBackend(plan))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert together == [1] * 4
+    assert [backend.graph for backend in backends] == ["on"] * 4
+    for backend in backends:
+        backend.close()
+
+
 def test_a_run_after_an_interrupted_one_is_right(
     emulation: Emulation, convnet: Convnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +420,24 @@ def test_what_tensorrt_says_reaches_the_caller(
         TensorRTBackend(tmp_path / "random.engine")
     plan, _ = convnet(layout="CHW4")
     with pytest.raises(ModelFormatError, match=r"tensor image is of a kind .* got FLOAT, CHW4"):
+        TensorRTBackend(plan)
+
+
+def test_tensorrt_that_cannot_start(
+    emulation: Emulation, convnet: Convnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a driver older than its CUDA: a warning, and an error of the binding."""
+
+    def refuse(runtime: Runtime, logger: Any) -> None:
+        logger.log(
+            ILogger.Severity.WARNING,
+            "CUDA initialization failure with error: 35. Please check your CUDA installation",
+        )
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(Runtime, "__init__", refuse)
+    plan, _ = convnet()
+    with pytest.raises(BackendUnavailableError, match=r"cannot start: .*driver is too old .*Update"):
         TensorRTBackend(plan)
 
 
