@@ -159,13 +159,25 @@ def test_a_forked_process_is_told_and_ends_silently(
 
 INTERRUPTED = """
 import signal
+armed = early = False
+def interrupt(number, frame):
+    global early
+    if armed:
+        raise KeyboardInterrupt
+    early = True  # while this script itself is not ready for it
+signal.signal(signal.SIGINT, interrupt)
 print("ready", flush=True)
 count = 0
 while count < 40:
     try:
+        armed = True
+        if early:
+            early = False
+            raise KeyboardInterrupt
         while True:
             backend.run(feeds)
     except KeyboardInterrupt:
+        armed = False
         count += 1
         print("again", flush=True)
 backend.run(feeds)
