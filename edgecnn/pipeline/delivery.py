@@ -82,7 +82,7 @@ class SinkWriter:
     """Writes to one sink until it fails, asks to stop, or nothing more comes.
 
     Args:
-        sink: what to write to. With `main_thread` it is written to by whoever calls `put`.
+        sink: what to write to.
         owned: close it in the end; one that failed is closed in any case.
         keep: what is kept for it where it is not `lossy`.
         failures: where to report that it failed.
@@ -107,9 +107,7 @@ class SinkWriter:
         self._times = Window()
         self._failed = False
         self._closed = False
-        self._worker: Worker | None = None
-        if not getattr(sink, "main_thread", False):
-            self._worker = Worker(f"sink-{sink.name}", self._run)
+        self._worker = Worker(f"sink-{sink.name}", self._run)
 
     @property
     def stats(self) -> SinkStats:
@@ -124,16 +122,12 @@ class SinkWriter:
 
     def start(self) -> None:
         """Start its thread."""
-        if self._worker is not None:
-            self._worker.start()
+        self._worker.start()
 
     def put(self, output: Output) -> None:
         """Hand an output over; does nothing once the sink is given up."""
-        if self._worker is not None:
-            with contextlib.suppress(Ended):
-                self._channel.put(output)
-        elif not self._channel.over:
-            self._write(output)
+        with contextlib.suppress(Ended):
+            self._channel.put(output)
 
     def end(self) -> None:
         """Say that nothing more comes. What a viewer has not shown yet, it does not need any more."""
@@ -144,7 +138,7 @@ class SinkWriter:
 
     def join(self, timeout: float) -> bool:
         """Wait until the sink has taken everything, and is closed if it is ours; whether that is so."""
-        if self._worker is None or self._worker.ident is None:
+        if self._worker.ident is None:
             self._finish()
             return True
         return self._worker.wait(timeout)
@@ -171,8 +165,6 @@ class SinkWriter:
         except ClosedError:  # by its owner, who knows
             self._channel.close()
         except BaseException as error:
-            if self._worker is None and not isinstance(error, Exception):
-                raise  # Ctrl-C, in the caller's thread
             self._failed = True
             self._channel.close()
             self._failures.report(self.sink.name, error)

@@ -281,13 +281,8 @@ def test_a_sink_that_its_owner_closed_is_no_failure() -> None:
 DISK, BUG = OutputError("the disk is full"), ZeroDivisionError("our bug")
 
 
-@pytest.mark.parametrize(
-    ("error", "main_thread"),
-    [(DISK, False), (DISK, True), (BUG, False), (BUG, True), (SystemExit(3), False)],
-)
-def test_a_failure_is_told_once(
-    error: BaseException, main_thread: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("error", [DISK, BUG, SystemExit(3)])
+def test_a_failure_is_told_once(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
     class Failing(MemorySink):
         def _write(self, output: Output) -> None:
             if len(self.outputs) == 2:
@@ -295,7 +290,6 @@ def test_a_failure_is_told_once(
             super()._write(output)
 
     sink, other, events = Failing("failing"), MemorySink("other"), []
-    sink.main_thread = main_thread  # type: ignore[attr-defined]
 
     def on_event(event: object) -> None:
         events.append(event)
