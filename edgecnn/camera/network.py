@@ -92,8 +92,8 @@ def check_reachable(address: str, name: str) -> None:
         raise SourceError(
             f"cannot open {name}", got=f"no answer from {parts.hostname} within {REACH_S:g} s"
         ) from None
-    except (OSError, ValueError) as error:  # ValueError: a port that is no number
-        reason = error.strerror if isinstance(error, OSError) else "a bad port"
+    except (OSError, ValueError) as error:  # ValueError: what cannot be a host's name
+        reason = error.strerror if isinstance(error, OSError) else "a bad host"
         raise SourceError(f"cannot open {name}", got=reason or type(error).__name__) from None
 
 

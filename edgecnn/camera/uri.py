@@ -28,9 +28,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
-from edgecnn.camera.credentials import mask_credentials
+from edgecnn.camera.credentials import escape_credentials, mask_credentials
 from edgecnn.camera.parameters import PARAMETERS, read_parameters
 from edgecnn.errors import SourceError
 
@@ -133,6 +133,7 @@ def _with_parameters(kind: Kind, scheme: str, rest: str, name: str) -> SourceUri
     if kind in ("rtsp", "http", "udp"):
         if not address.rpartition("@")[2].partition("/")[0]:
             raise SourceError(f"cannot open {name}", got="no host", expected=f"{scheme}://host[:port]/…")
+        _check_address(f"{scheme}://{address}", name)
         return SourceUri(kind, f"{scheme}://{address}{mark if others else ''}{others}", name, parameters)
     target = unquote(address)
     if kind == "device" and not _DEVICE.fullmatch(target):
@@ -142,3 +143,14 @@ def _with_parameters(kind: Kind, scheme: str, rest: str, name: str) -> SourceUri
     if kind == "test" and target:
         raise SourceError(f"cannot open {name}", expected=f"test://?{'&'.join(PARAMETERS['test'])}")
     return SourceUri(kind, target, name, parameters)
+
+
+def _check_address(address: str, name: str) -> None:
+    """Raise SourceError for one that no library takes apart: what these say of it may hold a password."""
+    wrong = "a bad host"
+    try:
+        parts = urlsplit(escape_credentials(address))
+        wrong = "a bad port"
+        _ = parts.port
+    except ValueError:
+        raise SourceError(f"cannot open {name}", got=wrong) from None

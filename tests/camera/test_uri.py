@@ -41,6 +41,8 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("file://server/share/a.mp4", "expected file:///absolute/path"),
         ("v4l2:///dev/sda?fps=3", "expected v4l2:///dev/videoN"),
+        ("rtsp://user:secret@[::1/stream", r"cannot open rtsp://\*\*\*@\[::1/stream: got a bad host"),
+        ("http://cam:65536/v", "cannot open http://cam:65536/v: got a bad port"),
         ("missing.mp4", "missing.mp4 does not exist"),
         ("", "the source does not exist"),
     ],
