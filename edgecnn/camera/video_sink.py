@@ -33,8 +33,9 @@ DEFAULT_FPS = 25.0
 
 # By ending, best first. Browsers play H.264, but OpenCV's wheels have no encoder for it; MPEG-4 they have.
 _CODECS = {".mp4": ("avc1", "mp4v"), ".mkv": ("avc1", "mp4v"), ".avi": ("XVID", "MJPG")}
-# Room for what FFmpeg holds back until the end: a Matroska cluster of 5 MB, an index of 16 bytes a frame.
+# Room for what FFmpeg holds back until the end: a Matroska cluster of 5 MB, and an index of so much a frame.
 RESERVE_BYTES = 16 << 20
+INDEX_BYTES = 16
 
 
 class VideoSink(BaseSink):
@@ -99,11 +100,11 @@ class VideoSink(BaseSink):
             for _ in range(self._places.until(output.frame.captured_at)):
                 self._append(self._last)
             self._last = fitted
-        if free_bytes(self._path) < RESERVE_BYTES:
+        if free_bytes(self._path) < (reserve := RESERVE_BYTES + INDEX_BYTES * self._frames):
             self._finish()
             raise OutputError(
                 f"recording {self.name} ended",
-                got=f"less than {RESERVE_BYTES >> 20} MB left on the disk",
+                got=f"less than {reserve >> 20} MB left on the disk",
                 remedy=f"It holds the first {self._frames} frames",
             )
 

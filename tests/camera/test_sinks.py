@@ -25,6 +25,7 @@ from edgecnn.camera import (
     StopRequested,
     open_sink,
     sink_help,
+    video_sink,
 )
 from edgecnn.camera.csv_sink import rows
 from edgecnn.camera.line_sinks import JsonLinesSink
@@ -307,6 +308,14 @@ def test_a_full_disk_ends_a_video_that_can_be_played(small_disk: Path, name: str
     assert listing(small_disk) == [name]
     with pytest.raises(ClosedError):
         sink.write(output())
+
+
+def test_room_is_left_for_the_index_of_a_long_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = video_sink.RESERVE_BYTES + 10 * video_sink.INDEX_BYTES
+    monkeypatch.setattr(video_sink, "free_bytes", lambda path: room)
+    with pytest.raises(OutputError, match=r"recording .* ended"):
+        write_all(open_sink(tmp_path / "out.mp4"), colour_cycle(30))
+    assert len(decode_video(tmp_path / "out.mp4")) == 11
 
 
 def test_a_disk_that_is_full_already(small_disk: Path) -> None:
