@@ -71,12 +71,12 @@ def serve(options: RunOptions, again: Callable[[], RunOptions]) -> None:
         try:
             done = _run(options, stop, manager)
             while done.end == "reload" and not stop.asked:
+                stop.open()  # what is asked from here on is asked of the new run
                 _set_aside(options.sinks)
                 try:
                     options = again()
                 except click.UsageError as error:
                     say(f"SIGHUP: the options stay as they were: {error.format_message()}", logging.ERROR)
-                stop.open()
                 done = _run(options, stop, manager)
         finally:
             manager.stopping()
@@ -148,6 +148,8 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
             )
         )
         stop.on_request = lambda: close_quietly(pipeline)
+        if watch.over:  # asked for while there was nothing to wake
+            stop.on_request()
         opened.enter_context(timer(options.duration, watch.done))
         show = _show(options, pipeline, manager, opened, [camera.frame_count for camera in cameras])
         manager.ready()

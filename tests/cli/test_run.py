@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import cv2
 import numpy as np
 import pytest
 
+from edgecnn import pipeline
 from edgecnn.camera import MemorySink
-from edgecnn.cli import main
+from edgecnn.cli import main, service
 from tests.colours import colour_cycle, colour_of, decode_video, solid, write_colour_onnx, write_video
+from tests.live import Camera
 
 FRAMES = 600  # their JSON lines are more than a pipe holds, so a run waits for its reader
 
@@ -47,6 +50,31 @@ def last_json(text: str) -> dict[str, Any]:
 
 def labels(lines: Sequence[str]) -> list[str]:
     return [json.loads(line)["result"]["classes"][0]["label"] for line in lines]
+
+
+def test_a_signal_that_comes_before_there_is_anything_to_wake_is_not_lost(
+    colour_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, rescued = Camera(), threading.Event()
+
+    def rescue() -> None:
+        rescued.set()
+        silent.end()
+
+    alarm = threading.Timer(20, rescue)
+
+    class Signalled(pipeline.Pipeline):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            super().__init__(*arguments, **options)
+            alarm.start()
+
+    monkeypatch.setattr(pipeline, "Pipeline", Signalled)
+    monkeypatch.setattr(service, "_open_camera", lambda uri, options: silent.source)
+    assert main(["run", str(colour_onnx), "--source", "silent"]) == 0
+    assert not rescued.is_set()
+    alarm.cancel()
+    alarm.join()
 
 
 def test_without_a_sink_one_line_a_frame(colour_onnx: Path, video: Path) -> None:
