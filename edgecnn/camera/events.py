@@ -9,6 +9,7 @@ error. `closed` is the last state: closed by its owner, at its end, or given up.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -63,7 +64,7 @@ class Events:
         self.reconnects = 0
         self._lock = threading.Lock()
         self._subscribers: list[Subscriber] = []
-        self._failed: set[Subscriber] = set()
+        self._failed: list[Subscriber] = []
 
     def subscribe(self, callback: Subscriber) -> None:
         """Call `callback` with each event from now on, in the thread in which it happens, and so briefly.
@@ -72,6 +73,11 @@ class Events:
         """
         with self._lock:
             self._subscribers.append(callback)
+
+    def unsubscribe(self, callback: Subscriber) -> None:
+        """Take back one `subscribe`."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._subscribers.remove(callback)
 
     def say(self, state: State, reason: str = "", *, attempt: int = 0) -> None:
         """Enter a state and tell everyone. After `closed` there is no other."""
@@ -91,5 +97,5 @@ class Events:
             callback(event)
         except Exception:
             if callback not in self._failed:
-                self._failed.add(callback)
+                self._failed.append(callback)
                 _log.exception("%s: a subscriber to its events failed; it stays subscribed", self.source)

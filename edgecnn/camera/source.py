@@ -171,6 +171,10 @@ class Source:
         """Call `callback` with each SourceEvent from now on, in the thread in which it happens."""
         self._events.subscribe(callback)
 
+    def unsubscribe(self, callback: Subscriber) -> None:
+        """Take back one `subscribe`; does nothing where there was none."""
+        self._events.unsubscribe(callback)
+
     def __iter__(self) -> Iterator[Frame]:
         return self
 

@@ -72,9 +72,7 @@ class Lanes(Generic[Item]):
                     lane = (self._turn + step) % len(self._channels)
                     channel = self._channels[lane]
                     ended = channel.over  # asked before it is found empty: nothing comes after that
-                    if not len(
-                        channel
-                    ):  # not by `get`: an error that is raised for each frame keeps them all
+                    if not len(channel):  # not said by `get`: an error raised for each frame keeps them all
                         over += ended
                     elif lane in allowed:
                         with contextlib.suppress(Ended):  # closed at this moment

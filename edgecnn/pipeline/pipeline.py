@@ -116,6 +116,7 @@ class Pipeline:
         if on_event is not None:
             for one in given:
                 one.subscribe(on_event)
+                self._opened.callback(one.unsubscribe, on_event)  # the source may outlive us
         # All sinks get an output, in the order of the callers, or none does. A sink may close the pipeline.
         self._delivering = threading.RLock()
         # One that nobody closes is closed when the interpreter ends, or before, when it is collected.
@@ -128,6 +129,7 @@ class Pipeline:
         self._latency, self._age, self._out = Window(), Window(), Rate()
         self._started = self._finished = 0.0
         self._asked: Future[Output | None] | None = None
+        self._waiting: list[Callable[[], None]] = []  # for what was asked
         self._closed = False
 
     @property
@@ -260,7 +262,8 @@ class Pipeline:
         A wait that is cancelled, as by `asyncio.timeout`, loses nothing: the next one gets that output.
         """
         if self._asked is None:
-            self._asked = Future()
+            self._asked, self._waiting = Future(), []
+            self._asked.add_done_callback(functools.partial(_tell_all, self._waiting))
             Worker("async", _fulfil, self._asked, self).start()
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[None] = loop.create_future()
@@ -269,13 +272,18 @@ class Pipeline:
             if not arrived.done():  # as it is when the wait was cancelled
                 arrived.set_result(None)
 
-        def tell(_: object) -> None:
+        def tell() -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(wake)
 
-        asked = self._asked
-        asked.add_done_callback(tell)
-        await arrived
+        asked, waiting = self._asked, self._waiting
+        waiting.append(tell)
+        try:
+            if asked.done():
+                wake()
+            await arrived
+        finally:  # a camera may be away for days, and each wait for it be cancelled after a second
+            waiting.remove(tell)
         self._asked = None
         output = asked.result()
         if output is None:
@@ -306,6 +314,11 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _tell_all(waiting: Sequence[Callable[[], None]], _: object) -> None:
+    for tell in tuple(waiting):
+        tell()
 
 
 def _fulfil(asked: Future[Output | None], pipeline: Pipeline) -> None:

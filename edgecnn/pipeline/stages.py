@@ -82,6 +82,7 @@ class Stages:
         self._replaced = 0
         self.captured = [Rate() for _ in sources]
         self.late = {"preprocess": 0, "infer": 0, "postprocess": 0, "deliver": 0}
+        self._halted = False
         self._workers: list[Worker] = []
         self._captures: list[Worker] = []
 
@@ -105,6 +106,7 @@ class Stages:
 
     def halt(self) -> None:
         """End all stages; what is under way is let go. From any thread, any number of times."""
+        self._halted = True
         self._frames.close()
         self._ready.close()
         self._inferred.close()
@@ -144,7 +146,7 @@ class Stages:
         except Ended:
             pass
         except BaseException as error:
-            if len(self._sources) > 1:
+            if len(self._sources) > 1 and not self._halted:  # then it is closed between two frames
                 self._failures.report(source.name, error)
             self._frames.end(camera, error)
 

@@ -434,6 +434,30 @@ def test_a_subscriber_that_fails_is_logged_once_and_stops_nothing(caplog: pytest
     assert "the subscriber's own" in caplog.text
 
 
+def test_a_subscriber_that_fails_and_cannot_be_hashed(caplog: pytest.LogCaptureFixture) -> None:
+    class Fails(list[str]):
+        def __call__(self, event: SourceEvent) -> None:
+            raise RuntimeError("the subscriber's own")
+
+    with open_camera("test://?fps=500&frames=3", policy="all", on_event=Fails()) as source:
+        assert len(list(source)) == 3
+    assert len(caplog.records) == 1
+
+
+def test_one_that_wants_to_hear_no_more() -> None:
+    heard: list[str] = []
+
+    def hear(event: SourceEvent) -> None:
+        heard.append(event.state)
+
+    with open_camera("test://?fps=500&frames=3", policy="all") as source:
+        source.subscribe(hear)
+        source.unsubscribe(hear)
+        source.unsubscribe(hear)
+        list(source)
+    assert heard == []
+
+
 # What the test pattern and files do through it
 
 

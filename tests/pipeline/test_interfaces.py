@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
+import types
 
 import pytest
 
@@ -125,6 +127,22 @@ def test_a_wait_that_is_cancelled_loses_nothing() -> None:
 
     with gate.model, Pipeline(camera.source, gate.model) as pipeline:
         assert asyncio.run(main()) == [0, 1, 2]
+        camera.source.close()
+
+
+def test_waits_that_were_cancelled_leave_nothing_while_a_camera_is_away() -> None:
+    camera, gate = Camera(policy="all"), Gate(open=True)
+
+    async def main() -> list[str]:
+        for _ in range(5):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext_of(pipeline), 0.001)
+        gc.collect()
+        functions = [one for one in gc.get_objects() if isinstance(one, types.FunctionType)]
+        return [one.__name__ for one in functions if one.__qualname__.startswith("Pipeline.__anext__.")]
+
+    with gate.model, Pipeline(camera.source, gate.model) as pipeline:
+        assert asyncio.run(main()) == []
         camera.source.close()
 
 

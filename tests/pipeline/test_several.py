@@ -20,6 +20,8 @@ from edgecnn.errors import InferenceError, InputError, SourceError, SpecError
 from edgecnn.metadata import CAMERA_KEY
 from edgecnn.model import Model
 from edgecnn.pipeline import Cascade, Failure, Pipeline, RegionResults
+from edgecnn.pipeline.delivery import Failures
+from edgecnn.pipeline.stages import Stages
 from edgecnn.pipeline.work import BatchSize
 from edgecnn.results import Classification
 from edgecnn.spec import ModelSpec, image_spec
@@ -149,6 +151,27 @@ def test_a_camera_that_fails_is_reported_and_the_others_go_on(caplog: pytest.Log
     (failure,) = (event for event in events if isinstance(event, Failure))
     assert (failure.name, failure.reason) == ("bad", "the cable")
     assert [record.message for record in caplog.records] == ["bad failed: the cable"]
+
+
+def test_a_camera_that_is_closed_with_the_pipeline_has_not_failed() -> None:
+    sources = [memory(1, name="a"), memory(2, name="b")]
+    failures = Failures()
+    with colour_model() as model:
+        stages = Stages(sources, {"colours": model}, deadline_ms=None, failures=failures)
+        stages.halt()
+        for source in sources:
+            source.close()
+        stages.start()  # as a thread that comes for its next frame only now
+        assert stages.join(WAIT_S, capture_s=WAIT_S)
+    assert failures.by_name == {}
+
+
+def test_a_pipeline_tells_nothing_of_its_sources_once_it_is_closed() -> None:
+    source, events = memory(1), list[object]()
+    with colour_model() as model, Pipeline(source, model, on_event=events.append):
+        pass
+    source.close()
+    assert events == []
 
 
 def test_a_pipeline_of_nothing() -> None:
