@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -335,7 +336,9 @@ def _leave() -> str:
 def _fork() -> str:
     CudaContext().close()
     reader, writer = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():  # Python 3.12 and later: the driver has threads
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         try:
             CudaContext()

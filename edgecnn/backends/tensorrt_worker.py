@@ -265,8 +265,10 @@ class Worker:
     def _use_profile(self, index: int) -> None:
         if index == self._profile:
             return
-        if not self._context.set_optimization_profile_async(index, self._stream.handle):
-            raise self._failed(f"TensorRT does not take profile {index}")
+        try:  # the one call whose binding does not answer with False
+            self._context.set_optimization_profile_async(index, self._stream.handle)
+        except RuntimeError as error:
+            raise self._failed(f"TensorRT does not take profile {index}") from error
         self._stream.synchronize()
         self._profile = index
         self._shapes_set = False  # TensorRT forgets them; of addresses its documentation says nothing

@@ -187,6 +187,16 @@ def test_the_profile_that_fits_is_used(emulation: Emulation, convnet: Convnet) -
     backend.close()
 
 
+def test_a_profile_that_tensorrt_refuses(emulation: Emulation, convnet: Convnet) -> None:
+    plan, _ = convnet(batch="N", profiles=BATCHES)
+    backend = TensorRTBackend(plan, workers=1)
+    worker = backend._workers[0]
+    with pytest.raises(InferenceError, match=r"does not take profile 7: .*no such profile"):
+        backend._cuda.call(worker._use_profile, 7)
+    assert backend.run({"image": images(2)})["features"].shape == (2, 8, 16, 16)
+    backend.close()
+
+
 @pytest.mark.parametrize("integrated", [0, 1])
 def test_an_output_whose_size_the_data_decide(emulation: Emulation, tmp_path: Path, integrated: int) -> None:
     emulation.set(integrated=integrated)

@@ -213,7 +213,8 @@ class IExecutionContext:
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         if not 0 <= profile_index < self._engine.num_optimization_profiles:
-            return self._fail("setOptimizationProfileAsync: no such profile")
+            self._fail("setOptimizationProfileAsync: no such profile")
+            raise RuntimeError("Error in set optimization profile async.")  # the binding, not False
         self._profile = profile_index
         self._shapes = {name: self._engine.get_tensor_shape(name) for name in self._engine._inputs}
         return True
