@@ -68,7 +68,7 @@ def open_camera(
     if parsed.is_stored and asked in (None, ALL):
         reader = _stored(parsed)
         events.say("streaming")
-        return Source(reader, events=events)
+        return Source(reader, events=events, pixel_format=parsed.pixel_format)
     live = LiveReader(
         functools.partial(_connect, parsed, asked, stall_s=stall_s, open_s=open_s),
         events=events,
@@ -77,7 +77,13 @@ def open_camera(
         stall_s=stall_s,
         open_s=open_s,
     )
-    return Source(live, policy=live.policy.name, events=events, interrupt=live.interrupt)
+    return Source(
+        live,
+        policy=live.policy.name,
+        events=events,
+        interrupt=live.interrupt,
+        pixel_format=parsed.pixel_format,
+    )
 
 
 def _check(name: str, reconnect: int | None, stall_s: float, open_s: float) -> None:

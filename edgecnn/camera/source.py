@@ -117,11 +117,13 @@ class Source:
         policy: what the reader does with frames that nobody takes; see `edgecnn.camera.policy`.
         events: where the reader tells its state; a source that does not change its state needs none.
         interrupt: makes the read that another thread waits for return; may be called at any time.
+        pixel_format: what the frames' bytes are.
 
     Attributes:
         name, live, frame_count: the reader's.
         policy: `latest`, `all` or `queue=N`.
         dropped: frames let go so far.
+        pixel_format: `bgr`, another one of `edgecnn.camera_input`, `raw` for a device's own; None: not known.
     """
 
     def __init__(
@@ -131,8 +133,10 @@ class Source:
         policy: str = "all",
         events: Events | None = None,
         interrupt: Callable[[], None] | None = None,
+        pixel_format: str | None = None,
     ) -> None:
         self._reader = reader
+        self.pixel_format = pixel_format
         self.name = reader.name
         self.live = reader.live
         self.frame_count = reader.frame_count

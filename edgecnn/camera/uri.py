@@ -57,6 +57,9 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _DEVICE = re.compile(r"/dev/video[0-9]+|/dev/v4l/by-(id|path)/[^/]+")
 
 
+_RAW_FORMATS = {"NV12": "nv12", "YUYV": "yuyv", "GREY": "gray"}  # by Video4Linux's letters
+
+
 @dataclass(frozen=True)
 class SourceUri:
     """A source's URI, understood.
@@ -78,6 +81,17 @@ class SourceUri:
     def is_stored(self) -> bool:
         """Whether it is files, which can be read again, and not a camera or a stream."""
         return self.kind in ("folder", "pattern", "file")
+
+    @property
+    def pixel_format(self) -> str | None:
+        """What its frames' bytes are; see `edgecnn.camera.source.Source`."""
+        if self.kind == "gst":
+            return None  # the pipeline's own business
+        if self.kind == "test":
+            return str(self.parameters.get("format", "bgr"))
+        if not self.parameters.get("raw"):
+            return "bgr"
+        return "nv12" if self.kind == "csi" else _RAW_FORMATS.get(self.parameters.get("format", ""), "raw")
 
 
 def parse_source(uri: str | os.PathLike[str] | int) -> SourceUri:

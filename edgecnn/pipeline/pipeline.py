@@ -36,7 +36,7 @@ from edgecnn.pipeline.ending import shut, shut_at_exit, shut_elsewhere
 from edgecnn.pipeline.output import Output
 from edgecnn.pipeline.stages import Stages, keep_of
 from edgecnn.pipeline.statistics import STAGES, PipelineStats, Rate, SourceStats, Window, rss_mb
-from edgecnn.pipeline.work import checked_models
+from edgecnn.pipeline.work import check_frames, checked_models
 from edgecnn.pipeline.worker import Worker
 
 __all__ = ["Pipeline"]
@@ -70,7 +70,7 @@ class Pipeline:
 
     Raises:
         SourceError, OutputError, BackendUnavailableError: as `open_camera` and `open_sink`.
-        SpecError: models that do not fit together.
+        SpecError: models that do not fit together, or not to the source's frames.
     """
 
     def __init__(
@@ -94,6 +94,8 @@ class Pipeline:
             ]
             if not self.sources:
                 raise SpecError("a pipeline needs a source", got="none")
+            for one in self.sources:
+                check_frames(one, self.model)
             self.source = self.sources[0]
             failures = Failures(on_event)
             stages = Stages(self.sources, self.models, deadline_ms=deadline_ms, failures=failures)

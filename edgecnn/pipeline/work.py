@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.camera import Frame
+from edgecnn.camera import Frame, Source
 from edgecnn.errors import SpecError
 from edgecnn.geometry import Geometry
 from edgecnn.model import InputSlot, Model
@@ -22,7 +22,7 @@ from edgecnn.pipeline.cascade import Cascade
 from edgecnn.pipeline.output import Latency, Output, as_bgr
 from edgecnn.results import Result
 
-__all__ = ["BatchSize", "Captured", "Job", "Work", "checked_models"]
+__all__ = ["BatchSize", "Captured", "Job", "Work", "check_frames", "checked_models"]
 
 
 def checked_models(model: Model | Mapping[str, Model | Cascade]) -> dict[str, Model | Cascade]:
@@ -57,6 +57,20 @@ def checked_models(model: Model | Mapping[str, Model | Cascade]) -> dict[str, Mo
                 expected="one of " + ", ".join(before) if before else "a model before it",
             )
     return models
+
+
+def check_frames(source: Source, model: Model) -> None:
+    """Raise SpecError where a source's bytes are known to be others than the model takes."""
+    wanted = ("bgr", "gray") if model.camera is None else (model.camera.pixel_format,)
+    given = source.pixel_format
+    if given is None or given in wanted or (given == "raw" and model.camera is not None):
+        return
+    raise SpecError(
+        f"the model {model.name} does not take the frames of {source.name}",
+        got=given,
+        expected=" or ".join(wanted),
+        remedy="Leave raw= and format= out of the source, or build the model with --camera for these bytes",
+    )
 
 
 class Captured(NamedTuple):

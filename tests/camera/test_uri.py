@@ -182,5 +182,23 @@ def test_parameters_that_are_refused(uri: str, said: str | None) -> None:
     assert "secret" not in str(caught.value.to_dict())
 
 
+@pytest.mark.parametrize(
+    ("uri", "pixel_format"),
+    [
+        ("0", "bgr"),
+        ("v4l2:///dev/video0?raw=1", "raw"),
+        ("v4l2:///dev/video0?raw=1&format=YUYV", "yuyv"),
+        ("v4l2:///dev/video0?format=YUYV", "bgr"),
+        ("csi://0", "bgr"),
+        ("csi://0?raw=1", "nv12"),
+        ("test://?format=gray", "gray"),
+        ("rtsp://cam/1", "bgr"),
+        ("gst:videotestsrc", None),
+    ],
+)
+def test_what_the_frames_are(uri: str, pixel_format: str | None) -> None:
+    assert parse_source(uri).pixel_format == pixel_format
+
+
 def test_a_name_that_is_no_utf8_can_be_shown() -> None:
     assert display_path("caf\udce9.png") == "caf\ufffd.png"

@@ -296,6 +296,23 @@ def test_one_camera_gives_one_kind_of_bytes() -> None:
         Pipeline(Source(MemoryReader([])), {"a": models[0], "b": models[1], "c": colour_model()})
 
 
+@pytest.mark.parametrize("taken", [None, "bgr", "rgb", "gray", "nv12", "yuyv"])
+@pytest.mark.parametrize("given", ["bgr", "gray", "nv12", "yuyv"])
+def test_a_camera_s_bytes_are_those_that_the_model_takes(given: str, taken: Any) -> None:
+    camera = taken and CameraInput(frame_hw=(64, 96), pixel_format=taken)
+    fits = given in ("bgr", "gray") if camera is None else given == taken
+    uri = f"test://?width=96&height=64&fps=500&frames=2&format={given}"
+    with raw_model(camera) if camera else colour_model() as model:
+        if fits:
+            with Pipeline(uri, model) as pipeline:
+                next(pipeline)
+        else:
+            with pytest.raises(
+                SpecError, match=rf"does not take the frames of test://.* got {given}, expected"
+            ):
+                Pipeline(uri, model)
+
+
 def test_a_cascade_upon_a_cascade() -> None:
     with colour_model() as model:
         models: Models = {
