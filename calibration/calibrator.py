@@ -252,19 +252,16 @@ def _measure(
     lowered = to_bytes(lower_graph(graph, "int8"))
     symmetric = graph.clone()
     quantize(symmetric.graph, table, set(symmetric.graph))
-    reports = [
-        measure_accuracy(
-            float_bytes,
-            content,
-            held_out,
-            threads=threads,
-            progress=lambda _, done, total, part=part: progress(
-                stage, done + part * (total or 0), total and 2 * total
-            ),
-        )
-        for part, content in enumerate((lowered, to_bytes(symmetric)))
-    ]
-    return _Measured(*reports, lowered)
+    total = held_out.count
+
+    def compared(content: bytes, before: int) -> Agreement:
+        def both(_: str, done: int, __: int | None) -> None:
+            progress(stage, before + done, total and 2 * total)
+
+        return measure_accuracy(float_bytes, content, held_out, threads=threads, progress=both)
+
+    accuracy = compared(lowered, 0)
+    return _Measured(accuracy, compared(to_bytes(symmetric), accuracy.images), lowered)
 
 
 def _narrow(count: int, spread: float) -> Iterable[str]:

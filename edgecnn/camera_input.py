@@ -149,8 +149,7 @@ class CameraInput:
             import cv2
 
             code = cv2.COLOR_YUV2BGR_NV12 if self.pixel_format == "nv12" else cv2.COLOR_YUV2BGR_YUYV
-            picture: NDArray[np.uint8] = cv2.cvtColor(raw, code)
-            return picture
+            return np.asarray(cv2.cvtColor(raw, code), np.uint8)
         return np.array(raw[:, :, ::-1] if self.pixel_format == "rgb" else raw[:, :, :3], order="C")
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,6 +13,11 @@ def in_thread(call: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     return thread
+
+
+def put_all(channel: Channel[int], numbers: Iterable[int]) -> None:
+    for number in numbers:
+        channel.put(number)
 
 
 def drain(channel: Channel[int]) -> list[int]:
@@ -59,10 +64,7 @@ def test_many_writers_and_readers_hand_over_each_item_once() -> None:
 
     with ThreadPoolExecutor(6) as pool:
         readers = [pool.submit(drain, channel) for _ in range(3)]
-        writers = [
-            pool.submit(lambda start=start: [channel.put(start + n) for n in range(300)])
-            for start in (0, 300, 600)
-        ]
+        writers = [pool.submit(put_all, channel, range(start, start + 300)) for start in (0, 300, 600)]
         for writer in writers:
             writer.result(60)
         channel.end()

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -120,6 +120,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def closed_by(close: Callable[[], None], window: int) -> bool:
+    close()
+    return not is_running(window)
+
+
 def test_a_window_shows_pictures_until_the_user_has_seen_enough(display: Display) -> None:
     with running(display, "window:front door") as run:
         assert run.stdin is not None
@@ -129,7 +134,7 @@ def test_a_window_shows_pictures_until_the_user_has_seen_enough(display: Display
             eventually(partial(shows, display, bgr))
             (window,) = children(run.pid)
             # a key that comes before the window has the focus is lost
-            eventually(lambda close=close, window=window: close() or not is_running(window))
+            eventually(partial(closed_by, close, window))
         said, _ = run.communicate(timeout=60)
     assert said.splitlines() == ["window:front door True", "stopped"] * 2
     assert run.returncode == 0
