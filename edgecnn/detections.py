@@ -195,15 +195,16 @@ class Detections:
         mask = detections.mask
         scores = np.ones(count) if detections.confidence is None else detections.confidence
         ids = np.zeros(count) if detections.class_id is None else detections.class_id
+        more: dict[str, Any] = detections.data
         return cls(
             boxes_xyxy=np.asarray(detections.xyxy, np.float32),
             scores=np.asarray(scores, np.float32),
             class_ids=np.asarray(ids, np.int64),
             labels=labels,
             masks=None if mask is None else Masks.from_dense(np.asarray(mask)),
-            keypoints_xys=detections.data.get("keypoints_xys"),
-            corners_xy=detections.data.get("xyxyxyxy"),
-            track_ids=detections.tracker_id,
+            keypoints_xys=more.get("keypoints_xys"),
+            corners_xy=more.get("xyxyxyxy"),
+            track_ids=None if detections.tracker_id is None else np.asarray(detections.tracker_id, np.int64),
         )
 
 

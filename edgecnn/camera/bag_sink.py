@@ -17,7 +17,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["BagSink"]
 
 _QUALITY = 90
-_METADATA_VERSION = 8  # and SQLite: what ROS 2 Humble, JetPack 6's, has out of the box
+_METADATA_VERSION: Literal[8] = 8  # and SQLite: what ROS 2 Humble, JetPack 6's, has out of the box
 _FRAME_ID = "camera"
 
 # vision_msgs 4, which is no part of the messages that rosbags knows
@@ -136,7 +136,7 @@ class BagSink(BaseSink):
         types = self._store.types
         if topic not in self._topics:
             self._topics[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
-        if "header" in types[kind].__dataclass_fields__:
+        if "header" in types[kind].__annotations__:
             seconds, nanoseconds = divmod(moment_ns, 10**9)
             stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
             fields["header"] = types["std_msgs/msg/Header"](stamp=stamp, frame_id=_FRAME_ID)
