@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
+import types
 
 import pytest
 
@@ -126,6 +128,27 @@ def test_a_wait_that_is_cancelled_loses_nothing() -> None:
     with gate.model, Pipeline(camera.source, gate.model) as pipeline:
         assert asyncio.run(main()) == [0, 1, 2]
         camera.source.close()
+
+
+def test_waits_that_were_cancelled_leave_nothing_while_a_camera_is_away() -> None:
+    camera, gate = Camera(policy="all"), Gate(open=True)
+
+    def closures() -> int:
+        gc.collect()
+        # `isinstance` would ask each object for its class, of which some of torch's warn
+        functions = [one for one in gc.get_objects() if type(one) is types.FunctionType]
+        return sum(one.__qualname__.startswith("Pipeline.__anext__.") for one in functions)
+
+    async def wait_in_vain(times: int) -> int:
+        for _ in range(times):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext_of(pipeline), 0.001)
+        return closures()
+
+    with gate.model, Pipeline(camera.source, gate.model) as pipeline:
+        few, many = asyncio.run(wait_in_vain(2)), asyncio.run(wait_in_vain(20))
+        camera.source.close()
+    assert many <= few
 
 
 def test_errors_and_closing_reach_the_event_loop() -> None:
