@@ -140,9 +140,24 @@ class EngineInfo:
         return replace(info, spec=ModelSpec.from_json(msgspec.json.encode(spec)))
 
     def rebuild_command(self, plan: str | os.PathLike[str]) -> str:
-        """The command that builds this plan again, here."""
+        """The command that builds this plan again, here: as it was asked for, for the GPU that is here."""
         words = ["edgecnn", "build", self.source or "MODEL.onnx", "--target", self.flavour.replace("_", "-")]
         words += ["--precision", self.precision] if self.precision else []
+        if self.camera is not None:
+            height, width = self.camera.frame_hw
+            words += ["--camera", f"{width}x{height}", "--pixel-format", self.camera.pixel_format]
+            if self.camera.pixel_format in ("nv12", "yuyv"):
+                words += ["--yuv-matrix", self.camera.matrix, *["--full-range"] * self.camera.full_range]
+        # what a build takes for free sides when nothing is said
+        usual = {tensor.name: tuple(side or 1 for side in tensor.shape) for tensor in self.inputs}
+        for name, shapes in (self.profiles[0] if self.profiles else {}).items():
+            if any(tuple(shape) != usual.get(name) for shape in shapes):
+                ranges = ",".join("x".join(map(str, shape)) for shape in shapes)
+                words += ["--shape", f"{name}={ranges}"]
+        words += ["--version-compatible"] * self.version_compatible
+        if self.hardware_compatibility != "none":
+            words += ["--hardware-compatible", self.hardware_compatibility.replace("_", "-")]
+        words += ["--dla", str(self.dla_core)] if self.dla_core is not None else []
         return shlex.join([*words, "-o", str(plan), "--force"])
 
 

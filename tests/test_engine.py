@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgecnn.camera_input import CameraInput
+from edgecnn.cli.build import command as build
 from edgecnn.engine import (
     EngineInfo,
     EngineTensor,
@@ -49,6 +52,7 @@ INFO = EngineInfo(
     accuracy={"images": 30, "outputs": {"logits": {"sqnr_db": 19.2}}},
     spec=ModelSpec(task="classification", image=image_spec("imagenet"), labels=("cat", "dog")),
 )
+SHAPE = "--shape image=1x3x224x224,2x3x224x224,4x3x224x224"
 HERE = Here(
     flavour="tensorrt",
     library="10.3.0",
@@ -219,7 +223,7 @@ def test_it_does_not_fit(info: EngineInfo, here: Here, words: str) -> None:
     with pytest.raises(ModelFormatError, match=words) as caught:
         check_compatible(info, here, plan="my plan")
     target = info.flavour.replace("_", "-")
-    command = f"edgecnn build 'my model.onnx' --target {target} --precision int8 -o 'my plan' --force"
+    command = f"edgecnn build 'my model.onnx' --target {target} --precision int8 {SHAPE} -o 'my plan' --force"
     assert str(caught.value).endswith(f"Build it again here: {command}")
 
 
@@ -267,5 +271,24 @@ def test_a_file_that_is_no_longer_the_plan(plan: Path, content: bytes) -> None:
 
 
 def test_a_rebuild_of_a_foreign_build() -> None:
-    info = replace(INFO, source=None, precision=None)
+    info = replace(INFO, source=None, precision=None, profiles=({"image": ((1, 3, 224, 224),) * 3},))
     assert info.rebuild_command("p") == "edgecnn build MODEL.onnx --target tensorrt -o p --force"
+
+
+def test_a_rebuild_asks_for_all_that_the_build_asked_for() -> None:
+    info = replace(
+        INFO,
+        inputs=(EngineTensor(name="image", dtype="uint8", shape=(None, 1620, 1920, 1)),),
+        profiles=({"image": ((1, 1620, 1920, 1), (2, 1620, 1920, 1), (4, 1620, 1920, 1))},),
+        camera=CameraInput(frame_hw=(1080, 1920), pixel_format="nv12", matrix="bt709"),
+        version_compatible=True,
+        hardware_compatibility="ampere_plus",
+        dla_core=0,
+    )
+    words = shlex.split(info.rebuild_command("p.engine"))
+    given = build.make_context("build", words[2:], resilient_parsing=True).params
+    assert given["dla"] == 0
+    assert given["hardware_compatible"] == "ampere-plus"
+    assert given["version_compatible"] is True
+    assert given["shapes"] == (("image", ((1, 1620, 1920, 1), (2, 1620, 1920, 1), (4, 1620, 1920, 1))),)
+    assert (given["camera"], given["pixel_format"], given["yuv_matrix"]) == ((1080, 1920), "nv12", "bt709")
