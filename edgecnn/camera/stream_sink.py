@@ -68,7 +68,7 @@ class StreamSink(BaseSink):
             )
         _check_gstreamer(self.name, address.scheme)
         self._kbps = address.number("kbps", 0, low=50, high=100_000)
-        self._fps = round(fps or DEFAULT_FPS)
+        self._fps = max(1, round(fps or DEFAULT_FPS))  # an encoder takes no frame every few seconds
         self._places = Places(self._fps)
         if address.scheme == "udp":
             self._target = ["mpegtsmux", "alignment=7", "!", "udpsink", "sync=false"]
