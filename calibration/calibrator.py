@@ -29,11 +29,13 @@ from numpy.typing import NDArray
 
 from edgecnn import __version__
 from edgecnn.backends.onnxruntime import create_session
+from edgecnn.calibration.mixed import TradeoffPoint
 from edgecnn.calibration.observers import TensorStats, merge, observe
 from edgecnn.calibration.ranges import METHODS, SMALLEST_AMAX, Method, choose_range
 from edgecnn.calibration.sample import KeptFrames, diversity
 from edgecnn.calibration.second_order import LayerRounding, round_network
 from edgecnn.calibration.selection import select_ranges
+from edgecnn.calibration.sensitivity import LayerSensitivity
 from edgecnn.camera.source import Skipped
 from edgecnn.compare import Agreement
 from edgecnn.dataset import FrameSet, open_frames
@@ -76,6 +78,9 @@ class CalibrationResult:
         plain: `accuracy` of largest magnitudes and nearest steps; None where just that was asked for.
         layers: what second-order rounding did, layer by layer; empty without it.
         warnings: what the person who calibrates should know.
+        sensitivity: what each layer's quantization does to the outputs, in the network's order; empty where
+            no budget was given.
+        tradeoff: the sets of layers in float that were considered, from none on; empty as above.
     """
 
     path: Path
@@ -86,6 +91,8 @@ class CalibrationResult:
     plain: Agreement | None = None
     layers: tuple[LayerRounding, ...] = ()
     warnings: tuple[str, ...] = ()
+    sensitivity: tuple[LayerSensitivity, ...] = ()
+    tradeoff: tuple[TradeoffPoint, ...] = ()
 
 
 def calibrate(
