@@ -76,8 +76,7 @@ def entropy_threshold(stats: TensorStats) -> float:
         histogram[0] = histogram[1]
     if len(histogram) <= _GROUPS:
         return len(histogram) * width
-    candidates = range(_GROUPS, len(histogram) + 1)
-    divergences = np.array([_divergence(histogram, end) for end in candidates])
+    divergences = _divergences(histogram)
     best = np.flatnonzero(divergences <= divergences.min() + _EQUAL)[-1]
     return (_GROUPS + int(best)) * width
 
@@ -122,23 +121,29 @@ def _used(stats: TensorStats) -> NDArray[np.int64]:
     return stats.counts[: int(np.flatnonzero(stats.counts)[-1]) + 1]
 
 
-def _divergence(histogram: NDArray[np.float64], end: int) -> float:
-    """Σ P log(P / Q) with P and Q over the first `end` bins."""
-    inside = histogram[:end]
-    reference = inside.copy()
-    reference[-1] += histogram[end:].sum()
-    # np.add.reduceat sums inside[start:next start]
-    starts = np.arange(_GROUPS) * end // _GROUPS
-    occupied = reference > 0
-    sums = np.add.reduceat(inside, starts)
-    members = np.add.reduceat(occupied.astype(np.float64), starts)
-    level = np.divide(sums, members, out=np.zeros(_GROUPS), where=members > 0)
-    sizes = np.diff(np.append(starts, end))
-    quantized = np.where(occupied, np.repeat(level, sizes), 0.0)
-    total = quantized.sum()
-    if total == 0:
-        return float("inf")
-    p = reference[occupied] / reference.sum()
+def _divergences(histogram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Σ P log(P / Q) for each number of bins from `_GROUPS` on, from sums over each group: (candidates,)."""
+    ends = np.arange(_GROUPS, len(histogram) + 1)
+    borders = np.arange(_GROUPS + 1) * ends[:, None] // _GROUPS
+
+    def in_groups(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.diff(np.append(0.0, np.cumsum(values))[borders], axis=1)
+
+    def x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values * np.log(np.where(values > 0, values, 1.0))
+
+    last = histogram[ends - 1]
+    beyond = histogram.sum() - np.cumsum(histogram)[ends - 1]
+    sums = in_groups(histogram)
+    members, mass = in_groups((histogram > 0).astype(np.float64)), sums.copy()
+    entropy = in_groups(x_log_x(histogram))
+    # What lies beyond is in P's last bin.
+    members[:, -1] += (last == 0) & (beyond > 0)
+    mass[:, -1] += beyond
+    entropy[:, -1] += x_log_x(last + beyond) - x_log_x(last)
+    level = np.divide(sums, members, out=np.zeros_like(sums), where=members > 0)
+    total = sums.sum(axis=1)
     # the clipped mass can leave Q empty where P is not; a floor keeps the divergence finite and large
-    q = np.maximum(quantized[occupied] / total, 1e-12)
-    return float(np.sum(p * np.log(p / q)))
+    log_q = np.log(np.maximum(level / np.where(total > 0, total, 1.0)[:, None], 1e-12))
+    divergences = (entropy - mass * log_q).sum(axis=1) / histogram.sum() - np.log(histogram.sum())
+    return np.where(total > 0, divergences, np.inf)
