@@ -29,10 +29,10 @@ __all__ = ["LEVELS", "ActivationRange", "QuantizationTable", "WeightScales"]
 LEVELS = 127
 """Steps from zero to amax: int8 without -128, so that the grid is symmetric."""
 
-TABLE_VERSION = 2
-"""2 brought steps other than the nearest, and biases. Version 1, without them, is read as well."""
+TABLE_VERSION = 3
+"""2 brought steps other than the nearest, and biases; 3 layers that stay in float. All three are read."""
 
-_READABLE = (1, 2)
+_READABLE = (1, 2, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,7 @@ class QuantizationTable:
         biases: initializer name → the bias to use with INT8 in its place, one number a channel.
         software: package → version, of those that the numbers depend on.
         diversity: how many different frames the calibration frames amount to; None where it is not known.
+        kept_in_float: name of a layer's node → why it stays out of INT8 on every target.
     """
 
     activations: Mapping[str, ActivationRange]
@@ -138,6 +139,7 @@ class QuantizationTable:
     biases: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     software: Mapping[str, str] = field(default_factory=dict)
     diversity: float | None = None
+    kept_in_float: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.version not in _READABLE:

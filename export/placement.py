@@ -8,6 +8,8 @@
    8-bit data.
 4. What is arithmetic in its own right (Softmax, LayerNormalization, Exp …) and a network's outputs stay
    in float.
+5. A layer that the table keeps in float – automatic mixed precision – has float weights and reads float
+   numbers on every target. Its neighbours stay as they are.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from edgecnn.quantization import QuantizationTable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,7 +30,9 @@ __all__ = [
     "clip_bounds",
     "is_anchor",
     "is_mover",
+    "name_of",
     "non_negative_values",
+    "reason_for_float",
     "result_of",
     "scale_source",
     "weight_axis",
@@ -89,6 +95,31 @@ def weight_of(node: ir.Node) -> ir.Value | None:
         if math.prod(sides) > 1 and (sides[-1] == 1 or math.prod(sides[:-1]) > 1):
             return None
     return weight
+
+
+def name_of(node: ir.Node) -> str:
+    """What to call a node in reports and in the table: its name, or its first output's where it has none."""
+    return str(node.name or node.outputs[0].name)
+
+
+def reason_for_float(node: ir.Node, table: QuantizationTable) -> str | None:
+    """Why a layer cannot or shall not read INT8, whatever the target; None where it may.
+
+    Args:
+        node: Conv, ConvTranspose, Gemm or MatMul.
+        table: what calibration found.
+    """
+    if (reason := table.kept_in_float.get(name_of(node))) is not None:
+        return reason
+    weight, source = weight_of(node), node.inputs[0]
+    if weight is None:
+        return "its weights or bias are computed, or of a shape that cannot be quantized per channel"
+    entry = table.weights.get(str(weight.name))
+    if entry is None or entry.axis != weight_axis(node):  # two nodes may share a matrix
+        return "its weights are not in the quantization table"
+    if source is None or scale_source(source).name not in table.activations:
+        return "its input is not in the quantization table"
+    return None
 
 
 def bias_of(node: ir.Node) -> ir.Value | None:

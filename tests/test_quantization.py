@@ -76,7 +76,7 @@ def damaged(**changes: Any) -> str:
         ("[]", "cannot be read"),
         ('{"version": 1}', "missing required field"),
         (damaged(frames="many"), "frames"),
-        (damaged(version=3), "another version: got 3.*edgecnn 0.1.0"),
+        (damaged(version=4), "another version: got 4.*edgecnn 0.1.0"),
         (damaged(weights={"w": {"axis": 0, "scales": [0.0]}}), "scales are wrong"),
         (damaged(weights={"w": {"axis": -1, "scales": [1.0]}}), "scales are wrong"),
         (damaged(activations={"a": {"amax": 0, "low": 0, "high": 0, "method": "minmax"}}), "range is wrong"),

@@ -23,7 +23,8 @@ from edgecnn.export.lowering.fp16 import lower_fp16
 from edgecnn.export.lowering.int8_onnxruntime import check_table
 from edgecnn.export.lowering.tensorrt_expectation import sum_expectations
 from edgecnn.export.lowering.tensorrt_int8 import Quantized, quantize
-from edgecnn.export.lowering.tensorrt_ranges import name_of, nodes_for_fp32
+from edgecnn.export.lowering.tensorrt_ranges import nodes_for_fp32
+from edgecnn.export.placement import name_of
 from edgecnn.quantization import QuantizationTable
 
 if TYPE_CHECKING:

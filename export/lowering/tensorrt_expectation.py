@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecnn.export.graph import constant
-from edgecnn.export.lowering.tensorrt_ranges import is_expectation, name_of
+from edgecnn.export.lowering.tensorrt_ranges import is_expectation
+from edgecnn.export.placement import name_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -25,8 +25,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgecnn.export.lowering.tensorrt_ranges import is_expectation, name_of
-from edgecnn.export.placement import is_mover, scale_source, weight_axis, weight_of
+from edgecnn.export.lowering.tensorrt_ranges import is_expectation
+from edgecnn.export.placement import is_mover, name_of, reason_for_float, scale_source
 from edgecnn.quantization import QuantizationTable
 
 if TYPE_CHECKING:
@@ -98,17 +98,9 @@ def make_plan(graph: ir.Graph, table: QuantizationTable, leave: Collection[str] 
 def _reason_to_leave(node: ir.Node, table: QuantizationTable) -> str | None:
     if node.op_type == "ConvTranspose":
         return "TensorRT for RTX computes transposed convolutions in float, and TensorRT's were not tried"
-    weight, source = weight_of(node), node.inputs[0]
-    if weight is None:
-        return "its weights or bias are computed, or of a shape that cannot be quantized per channel"
     if is_expectation(node):
         return "it sums over a Softmax, whose small terms matter"
-    entry = table.weights.get(str(weight.name))
-    if entry is None or entry.axis != weight_axis(node):
-        return "its weights are not in the quantization table"
-    if source is None or not _has_range(source, table):
-        return "its input is not in the quantization table"
-    return None
+    return reason_for_float(node, table)
 
 
 def _has_range(value: ir.Value, table: QuantizationTable) -> bool:

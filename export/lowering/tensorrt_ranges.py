@@ -26,7 +26,7 @@ from edgecnn.quantization import QuantizationTable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["SMALLEST_NORMAL_FP16", "is_expectation", "name_of", "nodes_for_fp32"]
+__all__ = ["SMALLEST_NORMAL_FP16", "is_expectation", "nodes_for_fp32"]
 
 SMALLEST_NORMAL_FP16 = 2.0**-14
 """Below this, FP16 has fewer than 11 bits."""
@@ -59,11 +59,6 @@ def is_expectation(node: ir.Node) -> bool:
         return False
     producer = scale_source(node.inputs[0]).producer()
     return producer is not None and producer.op_type == "Softmax"
-
-
-def name_of(node: ir.Node) -> str:
-    """What to call a node in reports: its name, or its first output's where it has none."""
-    return str(node.name or node.outputs[0].name)
 
 
 def _by_operator(node: ir.Node) -> str | None:

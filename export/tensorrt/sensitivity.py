@@ -36,7 +36,7 @@ def rank_layers(
     from edgecnn.export.graph import to_bytes
     from edgecnn.export.lowering.tensorrt_int8 import quantize
     from edgecnn.export.lowering.tensorrt_placement import make_plan
-    from edgecnn.export.lowering.tensorrt_ranges import name_of
+    from edgecnn.export.placement import name_of
 
     table = QuantizationTable.from_json(source.graph.metadata_props[QUANTIZATION_KEY])
     layers = [name_of(node) for node in make_plan(source.graph.graph, table).layers]
