@@ -106,8 +106,9 @@ def draw_detections(
         if detections.keypoints_xys is not None:
             _draw_points(image_bgr, detections.keypoints_xys[index], skeleton, color, line_px)
     names = detections.class_names
+    tracks = [-1] * len(detections) if detections.track_ids is None else detections.track_ids.tolist()
     for index in reversed(range(len(detections))):
-        track = "" if detections.track_ids is None else f"#{detections.track_ids[index]} "
+        track = f"#{tracks[index]} " if tracks[index] >= 0 else ""
         text = f"{track}{names[index]} {detections.scores[index]:.0%}"
         x1, y1 = detections.boxes_xyxy[index, :2].tolist()
         _draw_label(image_bgr, text, (round(x1), round(y1)), colors[index])

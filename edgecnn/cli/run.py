@@ -98,6 +98,7 @@ edgecnn run model.onnx --source 'photos/**/*.jpg' --sink - | jq .result
 edgecnn run model.onnx --source rtsp://one --source rtsp://two --sink http://:8080 --stats
 edgecnn run animals=a.onnx colours=b.onnx --source test:// --sink - | jq .results
 edgecnn run foreign.onnx --task classification --preset imagenet --labels imagenet --source photo.jpg
+edgecnn run detector.onnx --source 0 --track --sink http://:8080
 edgecnn run --config app.toml --metrics 9100                 # as a service: docs/service.md
 """
     ),
@@ -132,6 +133,7 @@ edgecnn run --config app.toml --metrics 9100                 # as a service: doc
     metavar="SECONDS",
     help="Without a frame, after which a camera is opened again.",
 )
+@click.option("--track", is_flag=True, help="Objects keep an id from frame to frame (edgecnn[track]).")
 @click.option("--frames", type=click.IntRange(1), help="Stop after so many.")
 @click.option(
     "--duration", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Stop after so many."

@@ -44,6 +44,7 @@ class RunOptions:
     reconnect: int | None
     stall: float | None
     deadline: float | None
+    track: bool
     frames: int | None
     duration: float | None
     model_options: ModelOptions
@@ -114,6 +115,7 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
     """One run, until its files are finished."""
     from edgecnn.camera import open_sink
     from edgecnn.pipeline import Pipeline
+    from edgecnn.tracking import ByteTrack
 
     telemetry = Telemetry()
     telemetry.read()  # loads are since the reading before
@@ -144,6 +146,7 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
                 models if len(models) > 1 else first,
                 sinks=sinks,
                 deadline_ms=options.deadline,
+                tracker=ByteTrack if options.track else None,
                 on_event=watch.on_event,
             )
         )

@@ -33,11 +33,13 @@ from edgecnn.model import Model
 from edgecnn.pipeline.cascade import Cascade
 from edgecnn.pipeline.delivery import Failure, Failures, SinkWriter
 from edgecnn.pipeline.ending import shut, shut_at_exit, shut_elsewhere
+from edgecnn.pipeline.following import Following, check_followed
 from edgecnn.pipeline.output import Output
 from edgecnn.pipeline.stages import Stages, keep_of
 from edgecnn.pipeline.statistics import STAGES, PipelineStats, Rate, SourceStats, Window, rss_mb
 from edgecnn.pipeline.work import check_frames, checked_models
 from edgecnn.pipeline.worker import Worker
+from edgecnn.tracking import Tracker
 
 __all__ = ["Pipeline"]
 
@@ -63,6 +65,8 @@ class Pipeline:
             and everything else goes on.
         force: sinks opened here may write over what is there.
         deadline_ms: frames that are older are dropped before anything else is done with them.
+        tracker: makes a Tracker, such as `edgecnn.tracking.ByteTrack`; called for each camera and each model.
+            Objects then have `track_ids`.
         on_event: called with each SourceEvent and Failure, from the thread in which it happens.
 
     Attributes:
@@ -70,7 +74,7 @@ class Pipeline:
 
     Raises:
         SourceError, OutputError, BackendUnavailableError: as `open_camera` and `open_sink`.
-        SpecError: models that do not fit together, or not to the source's frames.
+        SpecError: models that do not fit together, or not to the source's frames; nothing to track.
     """
 
     def __init__(
@@ -81,10 +85,13 @@ class Pipeline:
         sinks: Sequence[str | os.PathLike[str] | Sink | Callable[[Output], object]] = (),
         force: bool = False,
         deadline_ms: float | None = None,
+        tracker: Callable[[], Tracker] | None = None,
         on_event: Callable[[SourceEvent | Failure], None] | None = None,
     ) -> None:
         self.models = checked_models(model)
         self.model = next(one for one in self.models.values() if isinstance(one, Model))
+        if tracker is not None:
+            check_followed([one.spec for one in self.models.values() if isinstance(one, Model)])
         wanted = [source] if isinstance(source, (str, os.PathLike, int, Source)) else list(source)
         given = [one for one in wanted if isinstance(one, Source)]
         with contextlib.ExitStack() as opened, contextlib.ExitStack() as opened_sinks:
@@ -98,7 +105,10 @@ class Pipeline:
                 check_frames(one, self.model)
             self.source = self.sources[0]
             failures = Failures(on_event)
-            stages = Stages(self.sources, self.models, deadline_ms=deadline_ms, failures=failures)
+            following = None if tracker is None else Following(tracker, self.sources)
+            stages = Stages(
+                self.sources, self.models, deadline_ms=deadline_ms, failures=failures, following=following
+            )
             fps, live = self.source.fps, any(one.live for one in self.sources)
             keep: Keep = "newest" if any(keep_of(one) == "newest" for one in self.sources) else "all"
             writers: list[SinkWriter] = []

@@ -25,6 +25,7 @@ from edgecnn.channel import Channel, Ended, Keep
 from edgecnn.model import Model
 from edgecnn.pipeline.cascade import Cascade
 from edgecnn.pipeline.delivery import Failures
+from edgecnn.pipeline.following import Following
 from edgecnn.pipeline.lanes import Lanes
 from edgecnn.pipeline.output import Output
 from edgecnn.pipeline.statistics import Rate
@@ -47,6 +48,7 @@ class Stages:
         models: as `checked_models` gives them.
         deadline_ms: age at which a frame is dropped, wherever it is; none where None.
         failures: where to report a source that failed while others go on.
+        following: gives objects their ids; none where None.
 
     Attributes:
         outputs: what comes out, a lane a source.
@@ -61,6 +63,7 @@ class Stages:
         *,
         deadline_ms: float | None,
         failures: Failures,
+        following: Following | None = None,
     ) -> None:
         self._sources = sources
         self._deadline_s = None if deadline_ms is None else deadline_ms / 1e3
@@ -69,7 +72,11 @@ class Stages:
             model.backend.concurrency for model in models.values() if isinstance(model, Model)
         )
         self._work = Work(
-            models, cameras=len(sources), at_once=self._concurrency + 2, concurrency=self._concurrency
+            models,
+            cameras=len(sources),
+            at_once=self._concurrency + 2,
+            concurrency=self._concurrency,
+            following=following,
         )
         self._keeps = [keep_of(source) for source in sources]
         sizes = [self._work.batch.largest if keep == "all" else 1 for keep in self._keeps]

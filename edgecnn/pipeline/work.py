@@ -19,6 +19,7 @@ from edgecnn.errors import SpecError
 from edgecnn.geometry import Geometry
 from edgecnn.model import InputSlot, Model
 from edgecnn.pipeline.cascade import Cascade
+from edgecnn.pipeline.following import Following
 from edgecnn.pipeline.output import Latency, Output, as_bgr
 from edgecnn.results import Result
 
@@ -108,11 +109,19 @@ class Work:
         cameras: how many sources share them.
         at_once: jobs whose tensors are in use at the same time.
         concurrency: jobs that are inferred at the same time.
+        following: gives objects their ids; none where None.
     """
 
     def __init__(
-        self, models: Mapping[str, Model | Cascade], *, cameras: int, at_once: int, concurrency: int
+        self,
+        models: Mapping[str, Model | Cascade],
+        *,
+        cameras: int,
+        at_once: int,
+        concurrency: int,
+        following: Following | None = None,
     ) -> None:
+        self._following = following
         self._models = {name: model for name, model in models.items() if isinstance(model, Model)}
         self._camera = next(iter(self._models.values())).camera
         self._cascades = {name: model for name, model in models.items() if isinstance(model, Cascade)}
@@ -173,6 +182,8 @@ class Work:
         found: list[dict[str, Result]] = []
         for captured, *results in zip(job.taken, *decoded, strict=True):
             named: dict[str, Result] = dict(zip(self._models, results, strict=True))
+            if self._following is not None:
+                named = self._following.follow(captured.camera, captured.frame, named)
             if self._cascades:
                 image = captured.frame.image
                 picture = image if self._camera is None else self._camera.to_bgr(image)
