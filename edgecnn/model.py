@@ -274,6 +274,14 @@ class Model:
         shared = Preprocessor(self.spec.image, batch=count * rows)
         return [InputSlot(shared, index * rows, rows) for index in range(count)]
 
+    def run_slot(self, slot: InputSlot, count: int) -> dict[str, NDArray[Any]]:
+        """Infer the first `count` frames of a slot. Raises InferenceError, ClosedError."""
+        return self.backend.run({self.input.name: slot.tensor[: self.batch_size or count]})
+
+    def decode(self, outputs: Mapping[str, NDArray[Any]], geometries: Sequence[Geometry]) -> list[Result]:
+        """What `run_slot` gave → one result a frame. Raises InferenceError."""
+        return self.task.decode(outputs, geometries)
+
     def close(self) -> None:
         """Free the backend and the buffers. A second call does nothing."""
         with self._lock:

@@ -4,8 +4,8 @@
     result = tiled(frame_bgr)            # as model(frame_bgr), for small objects in a large frame
     narrow = RegionModel(model, (400, 200, 1200, 800))
 
-Both are called as a Model is, with results in pixels of the whole frame. A `Pipeline` wants a Model itself;
-read the camera in a loop for these.
+Both are called as a Model is, with results in pixels of the whole frame, and a `Pipeline` takes them as it
+takes a Model. They may be put into one another: a region in tiles is `RegionModel(TiledModel(model), …)`.
 
 Tiles cover the frame, spread evenly, so the overlap may be larger than asked for. A thing at the border of a
 tile is seen whole by its neighbour where it is smaller than the overlap. The same thing then is found twice,
@@ -27,23 +27,53 @@ from numpy.typing import NDArray
 
 from edgecnn.detections import Detections
 from edgecnn.errors import InputError, SpecError
+from edgecnn.geometry import Geometry
 from edgecnn.masks import Masks
 from edgecnn.model import Model
 from edgecnn.preprocess import check_frame
 from edgecnn.results import UNSEEN, Result, Segmentation
 from edgecnn.values import check
 
-__all__ = ["RegionModel", "TiledModel", "merge_detections", "merge_maps", "tile_places"]
+__all__ = ["AnyModel", "RegionModel", "TiledModel", "merge_detections", "merge_maps", "tile_places"]
 
 Measure = Literal["ios", "iou"]
 TILES_AT_ONCE = 8  # in a batch, where it is free: more only takes memory
 MERGED = ("detection", "instance_segmentation", "keypoints", "segmentation")
 
 
-class _Parts:
-    """Called as a Model; looks at parts of each frame. Safe from any thread, as the model is."""
+class _FrameSlot:
+    """Frames for one call, as they are: what becomes of each is known when they are looked at."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self) -> None:
+        self._frames: dict[int, NDArray[np.uint8]] = {}
+
+    def fill(self, index: int, frame: NDArray[np.uint8]) -> Geometry:
+        """See `InputSlot.fill`."""
+        check_frame(frame)
+        self._frames[index] = frame
+        return Geometry((frame.shape[0], frame.shape[1]), (1.0, 1.0), (0.0, 0.0))
+
+    def take(self, count: int) -> list[NDArray[np.uint8]]:
+        """The first `count` frames, which are let go."""
+        return [self._frames.pop(index) for index in range(count)]
+
+
+class _Parts:
+    """Called as a Model; looks at parts of each frame. Safe from any thread, as the model is.
+
+    In a pipeline, its frames are prepared, inferred and decoded in one stage, that of inference.
+    """
+
+    batch_size = 1  # frames, of which each may be many tiles
+    camera = None
+
+    def __init__(self, model: AnyModel) -> None:
+        if model.camera is not None:
+            raise SpecError(
+                f"the model {model.name} takes whole frames of its camera",
+                got=f"{model.camera.pixel_format} bytes, of which no part can be cut",
+                remedy="Build it without --camera",
+            )
         if model.spec.task not in MERGED:
             raise SpecError(
                 f"results of {model.spec.task} cannot be put together from parts of a frame",
@@ -51,6 +81,7 @@ class _Parts:
             )
         self.model = model
         self.spec, self.task = model.spec, model.task
+        self.name, self.backend, self.precision = model.name, model.backend, model.precision
 
     def __call__(self, frame_bgr: NDArray[np.uint8]) -> Result:
         """As calling the model."""
@@ -59,6 +90,18 @@ class _Parts:
     def batch(self, frames_bgr: Sequence[NDArray[np.uint8]]) -> list[Result]:
         """One result a frame, in order."""
         return [self._run(frame) for frame in frames_bgr]
+
+    def input_slots(self, count: int, rows: int) -> list[_FrameSlot]:
+        """As those of a Model."""
+        return [_FrameSlot() for _ in range(count)]
+
+    def run_slot(self, slot: _FrameSlot, count: int) -> list[Result]:
+        """The results of the first `count` frames of a slot."""
+        return self.batch(slot.take(count))
+
+    def decode(self, results: list[Result], geometries: Sequence[Geometry]) -> list[Result]:
+        """What `run_slot` gave: there is nothing left to do."""
+        return results
 
     def close(self) -> None:
         """Close the model."""
@@ -95,7 +138,7 @@ class TiledModel(_Parts):
 
     def __init__(
         self,
-        model: Model,
+        model: AnyModel,
         *,
         tile_hw: tuple[int, int] | None = None,
         overlap: float = 0.2,
@@ -141,7 +184,7 @@ class RegionModel(_Parts):
         InputError: a region without pixels; when a frame comes, one outside of the frame.
     """
 
-    def __init__(self, model: Model, region_xyxy: tuple[int, int, int, int]) -> None:
+    def __init__(self, model: AnyModel, region_xyxy: tuple[int, int, int, int]) -> None:
         super().__init__(model)
         x1, y1, x2, y2 = region_xyxy
         if not (0 <= x1 < x2 and 0 <= y1 < y2):
@@ -165,6 +208,10 @@ class RegionModel(_Parts):
         if self.spec.task == "segmentation":
             return merge_maps([found], [(x1, y1, x1 + part.shape[1], y1 + part.shape[0])], frame_hw)
         return moved(found, (x1, y1), frame_hw)
+
+
+AnyModel = Model | TiledModel | RegionModel
+"""What finds things in a frame, however it looks at it."""
 
 
 def tile_places(

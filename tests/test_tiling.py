@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
 from edgecnn.backends import FunctionBackend, TensorInfo
+from edgecnn.camera import MemoryReader, Source
+from edgecnn.camera_input import CameraInput
+from edgecnn.cli import main
 from edgecnn.detections import Detections
-from edgecnn.errors import InputError, SpecError
+from edgecnn.errors import ClosedError, InputError, SpecError
 from edgecnn.masks import Masks
 from edgecnn.model import Model
+from edgecnn.pipeline import Pipeline
 from edgecnn.results import UNSEEN, Segmentation
 from edgecnn.spec import ImageSpec, ModelSpec
 from edgecnn.tiling import RegionModel, TiledModel, merge_detections, merge_maps, tile_places
+from tests.onnx_files import write_onnx
 
 SIDE = 64
 MOST = 20
@@ -162,6 +170,81 @@ def test_a_region_of_interest() -> None:
     assert shown["shares"] == [pytest.approx(70 * 70 / (150 * 230), abs=1e-6)]
     class_map = RegionModel(segmenter(), region)(frame_with([])).class_map  # type: ignore[attr-defined]
     assert (class_map[:10] == UNSEEN[np.dtype(np.uint8)]).all()
+
+
+def test_in_a_pipeline_beside_another_model_with_ids() -> None:
+    pytest.importorskip("trackers")
+    from edgecnn.tracking import ByteTrack
+
+    frames = [frame_with(SQUARES), frame_with(SQUARES[:2]), frame_with(SQUARES)]
+    region = (0, 0, 150, 150)
+    with (
+        detector() as model,
+        Pipeline(
+            Source(MemoryReader(frames)),
+            {
+                "tiles": TiledModel(model, overlap=0.5),
+                "part": RegionModel(TiledModel(model), region),
+                "all": model,
+            },
+            tracker=ByteTrack,
+        ) as pipeline,
+    ):
+        outputs = list(pipeline)
+    tiles: list[Any] = [output.results["tiles"] for output in outputs]
+    assert [sorted(found.to_dict()["boxes_xyxy"]) for found in tiles] == [
+        sorted(map(list, squares)) for squares in (SQUARES, SQUARES[:2], SQUARES)
+    ]
+    assert (tiles[0].track_ids == -1).all()
+    assert (tiles[1].track_ids >= 0).all()
+    part: Any = outputs[0].results["part"]
+    assert sorted(part.to_dict()["boxes_xyxy"]) == sorted(list(box) for box in SQUARES if box[2] < 150)
+    assert outputs[0].annotated.shape == frames[0].shape
+    # two cameras, frames of different sizes, the model closed behind
+    sources = [Source(MemoryReader([frame_with(SQUARES[:1], hw)] * 3)) for hw in ((70, 90), (150, 230))]
+    with TiledModel(detector()) as tiled, Pipeline(sources, tiled) as pipeline:
+        assert [len(output.result.scores) for output in pipeline] == [1] * 6  # type: ignore[attr-defined]
+    with pytest.raises(ClosedError):
+        tiled.model(frames[0])
+
+
+def test_a_model_that_takes_a_cameras_bytes_is_refused() -> None:
+    model = detector()
+    model.camera = CameraInput(frame_hw=(64, 64), pixel_format="nv12")
+    with pytest.raises(SpecError, match=r"takes whole frames of its camera: got nv12 bytes.*--camera"):
+        TiledModel(model)
+
+
+def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import cv2
+
+    # the class of a pixel is its strongest channel
+    nodes = [helper.make_node("Identity", ["image"], ["scores"])]
+    own = ModelSpec(task="segmentation", image=ImageSpec(size_hw=(SIDE, SIDE), resize="letterbox"))
+    model = write_onnx(
+        tmp_path / "channels.onnx",
+        nodes,
+        {"image": [1, 3, SIDE, SIDE]},
+        {"scores": [1, 3, SIDE, SIDE]},
+        spec=own,
+    )
+    frame = np.zeros((150, 230, 3), np.uint8)
+    frame[:, :115, 0], frame[:, 115:, 2] = 255, 255  # blue is the network's channel 2, red its 0
+    cv2.imwrite(str(tmp_path / "frame.png"), frame)
+
+    def run(*options: str) -> Any:
+        code = main(["run", str(model), "--source", str(tmp_path / "frame.png"), "--sink", "-", *options])
+        return code, capfd.readouterr()
+
+    code, said = run("--tile", "64x64", "--overlap", "0.25")
+    found = json.loads(said.out)["result"]
+    assert (code, found["class_ids"], found["shares"]) == (0, [0, 2], [0.5, 0.5])
+    code, said = run("--tile", "64x64", "--region", "0,0,115,75")
+    found = json.loads(said.out)["result"]
+    assert (code, found["class_ids"], found["shares"]) == (0, [2], [0.25])
+    assert run("--overlap", "0.25")[0] == 2
+    assert "is no region; expected X1,Y1,X2,Y2" in run("--region", "5,5")[1].err
+    assert "region is wrong" in run("--region", "5,5,4,9")[1].err
 
 
 def test_everything_moves_with_its_box() -> None:

@@ -12,6 +12,7 @@ import click
 from edgecnn.cli.common import example_help, force_option, json_option
 from edgecnn.cli.config import config_option
 from edgecnn.cli.model_options import ModelOptions, model_options
+from edgecnn.cli.part_options import PartOptions, part_options
 from edgecnn.cli.service import RunOptions, serve
 
 __all__ = ["command"]
@@ -99,6 +100,7 @@ edgecnn run model.onnx --source rtsp://one --source rtsp://two --sink http://:80
 edgecnn run animals=a.onnx colours=b.onnx --source test:// --sink - | jq .results
 edgecnn run foreign.onnx --task classification --preset imagenet --labels imagenet --source photo.jpg
 edgecnn run detector.onnx --source 0 --track --sink http://:8080
+edgecnn run detector.onnx --source slide.png --tile 640x640 --sink found.png
 edgecnn run --config app.toml --metrics 9100                 # as a service: docs/service.md
 """
     ),
@@ -160,14 +162,17 @@ edgecnn run --config app.toml --metrics 9100                 # as a service: doc
     help="What to tell on stderr.",
 )
 @config_option
+@part_options
 @model_options
 @force_option
 @json_option
-def command(*, model: tuple[str, ...], model_options: ModelOptions, **options: Any) -> RunOptions:
+def command(
+    *, model: tuple[str, ...], model_options: ModelOptions, parts: PartOptions, **options: Any
+) -> RunOptions:
     """Read the options; `_Run.invoke` runs them. The text of --help is `_help`'s."""
     files = _models(model)
     if len(files) > 1 and model_options.spec.any_given:
         raise click.UsageError(
             "--task, --preset and the like are for one model; export each with its own spec"
         )
-    return RunOptions(models=files, model_options=model_options, **options)
+    return RunOptions(models=files, model_options=model_options, parts=parts, **options)

@@ -17,6 +17,7 @@ from edgecnn import __version__
 from edgecnn.cli.common import emit, logs_shown, say
 from edgecnn.cli.ending import End, QuietStdout, Watch, close_quietly, timer, until_closed
 from edgecnn.cli.model_options import ModelOptions
+from edgecnn.cli.part_options import PartOptions
 from edgecnn.cli.results import counted, print_line, summary
 from edgecnn.cli.statistics import monitored
 from edgecnn.cli.systemd import ServiceManager
@@ -27,7 +28,6 @@ from edgecnn.telemetry import Telemetry
 if TYPE_CHECKING:
     from edgecnn.camera import Sink, Source
     from edgecnn.metrics import MetricsServer
-    from edgecnn.model import Model
     from edgecnn.pipeline import Output, Pipeline
 
 __all__ = ["RunOptions", "serve"]
@@ -48,6 +48,7 @@ class RunOptions:
     frames: int | None
     duration: float | None
     model_options: ModelOptions
+    parts: PartOptions
     stats: bool
     stats_every: float | None
     metrics: str | None
@@ -131,7 +132,7 @@ def _run(options: RunOptions, stop: StopRequest, manager: ServiceManager) -> _Do
             for uri in options.sinks
         ]
         models = {
-            name: opened.enter_context(options.model_options.load(path))
+            name: options.parts.apply(opened.enter_context(options.model_options.load(path)))
             for name, path in options.models.items()
         }
         first = next(iter(models.values()))
@@ -199,7 +200,7 @@ def _show(
     counts: Sequence[int | None],
 ) -> Callable[[Output], None]:
     """Open what shows how it goes; returns what is called with each output."""
-    model: Model = pipeline.model
+    model = pipeline.model
     wanted = options.stats or options.stats_every is not None
     if options.metrics is not None:
         opened.enter_context(_metrics(options.metrics, pipeline))

@@ -14,7 +14,7 @@ from edgecnn.errors import InputError
 from edgecnn.results import Result
 
 if TYPE_CHECKING:
-    from edgecnn.model import Model
+    from edgecnn.tiling import AnyModel
 
 __all__ = ["Cascade", "RegionResults"]
 
@@ -52,7 +52,7 @@ class Cascade:
             frame's borders; those with nothing left are not looked at.
     """
 
-    model: Model
+    model: AnyModel
     of: str
     regions: Callable[[Any, Frame], ArrayLike]
 

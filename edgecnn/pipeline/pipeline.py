@@ -29,7 +29,6 @@ from edgecnn.camera.events import SourceEvent
 from edgecnn.camera.sink import StopRequested
 from edgecnn.channel import Ended, Keep
 from edgecnn.errors import ClosedError, OutputError, SpecError
-from edgecnn.model import Model
 from edgecnn.pipeline.cascade import Cascade
 from edgecnn.pipeline.delivery import Failure, Failures, SinkWriter
 from edgecnn.pipeline.ending import shut, shut_at_exit, shut_elsewhere
@@ -39,6 +38,7 @@ from edgecnn.pipeline.stages import Stages, keep_of
 from edgecnn.pipeline.statistics import STAGES, PipelineStats, Rate, SourceStats, Window, rss_mb
 from edgecnn.pipeline.work import check_frames, checked_models
 from edgecnn.pipeline.worker import Worker
+from edgecnn.tiling import AnyModel
 from edgecnn.tracking import Tracker
 
 __all__ = ["Pipeline"]
@@ -59,8 +59,9 @@ class Pipeline:
 
     Args:
         source: a Source or the URI of one, or a sequence of them.
-        model: a loaded model; or several by name, each a Model or a Cascade upon one before it. Models run at
-            the same time on the same frame, and `Output.results` has what each found.
+        model: a loaded model, or one in tiles (`edgecnn.tiling`); or several by name, each a model or a
+            Cascade upon one before it. Models run at the same time on the same frame, and `Output.results`
+            has what each found.
         sinks: Sinks, URIs of some, or functions that take an Output. One that fails is closed and reported,
             and everything else goes on.
         force: sinks opened here may write over what is there.
@@ -80,7 +81,7 @@ class Pipeline:
     def __init__(
         self,
         source: SourceLike | Sequence[SourceLike],
-        model: Model | Mapping[str, Model | Cascade],
+        model: AnyModel | Mapping[str, AnyModel | Cascade],
         *,
         sinks: Sequence[str | os.PathLike[str] | Sink | Callable[[Output], object]] = (),
         force: bool = False,
@@ -89,9 +90,10 @@ class Pipeline:
         on_event: Callable[[SourceEvent | Failure], None] | None = None,
     ) -> None:
         self.models = checked_models(model)
-        self.model = next(one for one in self.models.values() if isinstance(one, Model))
+        models = [one for one in self.models.values() if not isinstance(one, Cascade)]
+        self.model = models[0]
         if tracker is not None:
-            check_followed([one.spec for one in self.models.values() if isinstance(one, Model)])
+            check_followed([one.spec for one in models])
         wanted = [source] if isinstance(source, (str, os.PathLike, int, Source)) else list(source)
         given = [one for one in wanted if isinstance(one, Source)]
         with contextlib.ExitStack() as opened, contextlib.ExitStack() as opened_sinks:

@@ -22,7 +22,6 @@ from time import monotonic, perf_counter
 
 from edgecnn.camera import Frame, Source
 from edgecnn.channel import Channel, Ended, Keep
-from edgecnn.model import Model
 from edgecnn.pipeline.cascade import Cascade
 from edgecnn.pipeline.delivery import Failures
 from edgecnn.pipeline.following import Following
@@ -31,6 +30,7 @@ from edgecnn.pipeline.output import Output
 from edgecnn.pipeline.statistics import Rate
 from edgecnn.pipeline.work import Captured, Job, Work
 from edgecnn.pipeline.worker import Worker
+from edgecnn.tiling import AnyModel
 
 __all__ = ["Stages", "keep_of"]
 
@@ -59,7 +59,7 @@ class Stages:
     def __init__(
         self,
         sources: Sequence[Source],
-        models: Mapping[str, Model | Cascade],
+        models: Mapping[str, AnyModel | Cascade],
         *,
         deadline_ms: float | None,
         failures: Failures,
@@ -69,7 +69,7 @@ class Stages:
         self._deadline_s = None if deadline_ms is None else deadline_ms / 1e3
         self._failures = failures
         self._concurrency = min(
-            model.backend.concurrency for model in models.values() if isinstance(model, Model)
+            model.backend.concurrency for model in models.values() if not isinstance(model, Cascade)
         )
         self._work = Work(
             models,

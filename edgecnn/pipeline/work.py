@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,31 +18,31 @@ from numpy.typing import NDArray
 from edgecnn.camera import Frame, Source
 from edgecnn.errors import SpecError
 from edgecnn.geometry import Geometry
-from edgecnn.model import InputSlot, Model
 from edgecnn.pipeline.cascade import Cascade
 from edgecnn.pipeline.following import Following
 from edgecnn.pipeline.output import Latency, Output, as_bgr
 from edgecnn.results import Result
+from edgecnn.tiling import AnyModel
 
 __all__ = ["BatchSize", "Captured", "Job", "Work", "check_frames", "checked_models"]
 
 
-def checked_models(model: Model | Mapping[str, Model | Cascade]) -> dict[str, Model | Cascade]:
+def checked_models(model: AnyModel | Mapping[str, AnyModel | Cascade]) -> dict[str, AnyModel | Cascade]:
     """The models by name.
 
     Raises:
         SpecError: no model, models that take different bytes of the camera, or a Cascade that does not stand
             after what it looks closer at.
     """
-    if isinstance(model, Model):
+    if not isinstance(model, Mapping):
         return {model.name: model}
     models = dict(model)
-    if not any(isinstance(one, Model) for one in models.values()):
+    if all(isinstance(one, Cascade) for one in models.values()):
         raise SpecError("a pipeline needs a model", got=", ".join(models) or "none")
     formats = {
         name: one.camera.pixel_format if one.camera is not None else "bgr"
         for name, one in models.items()
-        if isinstance(one, Model)
+        if not isinstance(one, Cascade)
     }
     if len(set(formats.values())) > 1:
         raise SpecError(
@@ -60,7 +61,7 @@ def checked_models(model: Model | Mapping[str, Model | Cascade]) -> dict[str, Mo
     return models
 
 
-def check_frames(source: Source, model: Model) -> None:
+def check_frames(source: Source, model: AnyModel) -> None:
     """Raise SpecError where a source's bytes are known to be others than the model takes."""
     wanted = ("bgr", "gray") if model.camera is None else (model.camera.pixel_format,)
     given = source.pixel_format
@@ -87,11 +88,11 @@ class Job:
     """Some frames on their way through the models, at least one. Lists by model hold one entry a model."""
 
     taken: list[Captured]
-    slots: list[InputSlot]
+    slots: list[Any]  # the models' own: InputSlot, or another one for tiles
     geometries: list[list[Geometry]]  # by model, then by frame
     preprocess_ms: float
     infer_ms: float = 0.0
-    outputs: list[dict[str, NDArray[Any]]] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
     error: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -114,7 +115,7 @@ class Work:
 
     def __init__(
         self,
-        models: Mapping[str, Model | Cascade],
+        models: Mapping[str, AnyModel | Cascade],
         *,
         cameras: int,
         at_once: int,
@@ -122,11 +123,11 @@ class Work:
         following: Following | None = None,
     ) -> None:
         self._following = following
-        self._models = {name: model for name, model in models.items() if isinstance(model, Model)}
+        self._models = {name: one for name, one in models.items() if not isinstance(one, Cascade)}
         self._camera = next(iter(self._models.values())).camera
         self._cascades = {name: model for name, model in models.items() if isinstance(model, Cascade)}
         self.batch = BatchSize([model.batch_size for model in self._models.values()], cameras)
-        slots = [
+        slots: list[list[Any]] = [
             model.input_slots(at_once, model.batch_size or self.batch.largest)
             for model in self._models.values()
         ]
@@ -152,15 +153,15 @@ class Work:
         """Run all models on the job's tensors, at the same time. Raises InferenceError."""
         start = perf_counter()
         calls = [
-            (model.backend.run, {model.input.name: slot.tensor[: model.batch_size or len(job.taken)]})
+            functools.partial(model.run_slot, slot, len(job.taken))
             for model, slot in zip(self._models.values(), job.slots, strict=True)
         ]
         if self._others is None:
-            job.outputs = [run(feeds) for run, feeds in calls]
+            job.outputs = [run() for run in calls]
         else:
-            futures = [self._others.submit(run, feeds) for run, feeds in calls[1:]]
+            futures = [self._others.submit(run) for run in calls[1:]]
             try:
-                first = calls[0][0](calls[0][1])
+                first = calls[0]()
             finally:  # the tensors are in use until then
                 errors = [future.exception() for future in futures]
             for error in filter(None, errors):
@@ -174,7 +175,7 @@ class Work:
         """One output a frame. Raises InferenceError, and what the callable of a Cascade raises."""
         start = perf_counter()
         decoded = [
-            model.task.decode(outputs, geometries)
+            model.decode(outputs, geometries)
             for model, outputs, geometries in zip(
                 self._models.values(), job.outputs, job.geometries, strict=True
             )
