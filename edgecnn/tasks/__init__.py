@@ -3,14 +3,18 @@
 A task is one module in this package with a function `create(spec, outputs) -> Task`. The spec names the
 module, so that adding a task touches no other file. Where the shapes of the outputs tell what the head does
 not say, the module has a function `complete(spec, outputs)` too, which gives the whole head.
+
+A task outside this package is registered by the program that uses it (`register_task`). A spec is a part of a
+file that anybody may have written: it names a task, and never what to import.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -25,7 +29,17 @@ from edgecnn.spec import ModelSpec
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Task", "available_tasks", "complete_head", "create_task", "read_head", "split_head"]
+__all__ = [
+    "Task",
+    "available_tasks",
+    "complete_head",
+    "create_task",
+    "read_head",
+    "register_task",
+    "split_head",
+]
+
+_registered: dict[str, Any] = {}
 
 
 class Task(Protocol):
@@ -53,6 +67,27 @@ class Task(Protocol):
         """
 
 
+def register_task(name: str, create: Callable[[ModelSpec, Sequence[TensorInfo]], Task]) -> None:
+    """Let specs name a task of your own, in this process.
+
+        register_task("count", lambda spec, outputs: Count())
+        edgecnn.load("model.onnx", spec=ModelSpec(task="count", image=…))
+
+    Args:
+        name: an identifier, which none of edgecnn's own tasks has; a second task of it replaces the first.
+        create: makes the task; called with the model's spec and its outputs when a model is loaded. It raises
+            SpecError where they do not fit.
+
+    Raises:
+        SpecError: a name that cannot be.
+    """
+    if not name.isidentifier() or name.startswith("_") or name in _own_tasks():
+        raise SpecError(
+            "no name for a task of your own", got=name, expected="an identifier, and none of edgecnn's tasks"
+        )
+    _registered[name] = SimpleNamespace(create=create)
+
+
 def create_task(spec: ModelSpec, outputs: Sequence[TensorInfo]) -> Task:
     """Make the task that the spec names.
 
@@ -75,14 +110,18 @@ def complete_head(spec: ModelSpec, outputs: Sequence[TensorInfo]) -> Mapping[str
 
 
 def available_tasks() -> tuple[str, ...]:
-    """Names of the tasks of this version."""
-    return tuple(
-        sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
-    )
+    """Names of the tasks of this version, and of those that were registered."""
+    return tuple(sorted({*_own_tasks(), *_registered}))
+
+
+def _own_tasks() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")}
 
 
 def _task_module(name: str) -> Any:
-    if name not in available_tasks():
+    if name in _registered:
+        return _registered[name]
+    if name not in _own_tasks():
         raise SpecError("unknown task", got=name, expected="one of " + ", ".join(available_tasks()))
     return importlib.import_module(f"{__name__}.{name}")
 

@@ -13,8 +13,9 @@ from edgecnn.backends import TensorInfo
 from edgecnn.cli import main
 from edgecnn.errors import SpecError
 from edgecnn.model import load
+from edgecnn.results import RawOutputs
 from edgecnn.spec import ImageSpec, ModelSpec
-from edgecnn.tasks import available_tasks, create_task
+from edgecnn.tasks import available_tasks, create_task, register_task
 from tests.onnx_files import write_means
 
 BRIGHTNESS = '''
@@ -93,6 +94,33 @@ def test_a_task_is_one_module(brightness: None, tmp_path: Path, capsys: pytest.C
         create_task(spec(head={"treshold": 1}), [])
     with pytest.raises(SpecError, match="the brightness head is wrong: got Expected `float`, got `str`"):
         create_task(spec(head={"threshold": "1"}), [])
+
+
+class Loudest:
+    """Which channel is the brightest."""
+
+    def decode(self, outputs: Any, geometries: Any) -> list[Any]:
+        return [RawOutputs({"loudest": row.argmax()}) for row in outputs["means"][: len(geometries)]]
+
+    def draw(self, image_bgr: Any, result: Any) -> None: ...
+
+    def agreement(self, reference: Any, result: Any) -> dict[str, float]:
+        return {}
+
+
+def test_a_task_of_ones_own_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edgecnn.tasks, "_registered", {})
+    path = write_means(tmp_path / "model.onnx", spec=spec(task="loudest"))
+    with pytest.raises(SpecError, match="unknown task: got loudest"):
+        load(path)
+    register_task("loudest", lambda own, outputs: Loudest())
+    assert "loudest" in available_tasks()
+    with load(path) as model:
+        result: Any = model(np.full((20, 30, 3), (10, 20, 30), np.uint8))
+    assert result.tensors["loudest"] == 0  # red, as the network sees it
+    for name in ("classification", "_loud", "os.path", "a:b", ""):
+        with pytest.raises(SpecError, match="no name for a task of your own"):
+            register_task(name, lambda own, outputs: Loudest())
 
 
 @pytest.mark.parametrize("name", ["brightness", "os", "classification2", "éclair", "tasks"])
