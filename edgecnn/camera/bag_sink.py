@@ -2,7 +2,8 @@
 
     /camera/image/compressed    sensor_msgs/msg/CompressedImage: the frame as it came, as JPEG
     /camera/classification      vision_msgs/msg/Classification
-    /camera/result              std_msgs/msg/String: any other task's result as JSON
+    /camera/detections          vision_msgs/msg/Detection2DArray: boxes; `id` is the track's
+    /camera/result              std_msgs/msg/String: any other task's result as JSON, masks and keypoints too
 
 A model with a name has it in the topic, `/camera/NAME/classification`; the pipeline's further cameras are
 `/camera1`, `/camera2` … . Header and bag carry the moment when the frame was captured, by the wall clock.
@@ -22,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgecnn.camera.opencv import import_cv2
+from edgecnn.camera.ros_messages import VISION_MSGS, messages_of
 from edgecnn.camera.sink import BaseSink
 from edgecnn.camera.uri import display_path
 from edgecnn.camera.video_sink import RESERVE_BYTES, free_bytes
 from edgecnn.errors import BackendUnavailableError, OutputError, OutputExistsError
-from edgecnn.results import Classification, Result
+from edgecnn.results import Result
 
 if TYPE_CHECKING:
     from edgecnn.pipeline import Output
@@ -36,12 +38,6 @@ __all__ = ["BagSink"]
 _QUALITY = 90
 _METADATA_VERSION: Literal[8] = 8  # and SQLite: what ROS 2 Humble, JetPack 6's, has out of the box
 _FRAME_ID = "camera"
-
-# vision_msgs 4, which is no part of the messages that rosbags knows
-_VISION_MSGS = {
-    "vision_msgs/msg/ObjectHypothesis": "string class_id\nfloat64 score\n",
-    "vision_msgs/msg/Classification": "std_msgs/Header header\nvision_msgs/ObjectHypothesis[] results\n",
-}
 
 
 class BagSink(BaseSink):
@@ -71,7 +67,7 @@ class BagSink(BaseSink):
                 "rosbags is not installed", got=str(error), remedy="pip install 'edgecnn[ros]'"
             ) from error
         self._store = get_typestore(Stores.ROS2_HUMBLE)
-        for name, text in _VISION_MSGS.items():
+        for name, text in VISION_MSGS.items():
             self._store.register(get_types_from_msg(text, name))
         self._folder = self._path.with_name(f".edgecnn-{secrets.token_hex(8)}")
         # SQLite's objects belong to the thread that made them, and a sink may be closed by another.
@@ -118,30 +114,22 @@ class BagSink(BaseSink):
         )
 
     def _add_result(self, prefix: str, moment_ns: int, result: Result) -> None:
-        if isinstance(result, Classification):
-            hypothesis = self._store.types["vision_msgs/msg/ObjectHypothesis"]
-            self._add(
-                f"{prefix}/classification",
-                "vision_msgs/msg/Classification",
-                moment_ns,
-                results=[hypothesis(class_id=entry.label, score=entry.score) for entry in result.top(5)],
-            )
-        else:
-            import msgspec
-
-            text = msgspec.json.encode(result.to_dict()).decode()
-            self._add(f"{prefix}/result", "std_msgs/msg/String", moment_ns, data=text)
+        for topic, kind, fields in messages_of(self._store.types, self._header(moment_ns), result):
+            self._add(f"{prefix}/{topic}", kind, moment_ns, **fields)
 
     def _add(self, topic: str, kind: str, moment_ns: int, **fields: Any) -> None:
         types = self._store.types
         if topic not in self._topics:
             self._topics[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
         if "header" in types[kind].__annotations__:
-            seconds, nanoseconds = divmod(moment_ns, 10**9)
-            stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-            fields["header"] = types["std_msgs/msg/Header"](stamp=stamp, frame_id=_FRAME_ID)
+            fields["header"] = self._header(moment_ns)
         message = self._store.serialize_cdr(types[kind](**fields), kind)
         self._writer.write(self._topics[topic], moment_ns, message)
+
+    def _header(self, moment_ns: int) -> Any:
+        seconds, nanoseconds = divmod(moment_ns, 10**9)
+        stamp = self._store.types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
+        return self._store.types["std_msgs/msg/Header"](stamp=stamp, frame_id=_FRAME_ID)
 
     def _open(self) -> None:
         from rosbags.rosbag2 import Writer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
 from edgecnn.camera import open_sink
+from edgecnn.detections import Detections
 from edgecnn.errors import ClosedError, OutputError, OutputExistsError
 from edgecnn.pipeline import Output
 from tests.colours import colour_cycle, colour_of, solid
@@ -83,6 +85,33 @@ def test_other_results_named_models_and_further_cameras(tmp_path: Path) -> None:
         "/camera2/a/classification",
     }
     assert read["/camera2/image/compressed"].format == "bgr8; jpeg compressed bgr8"
+
+
+def test_boxes_are_detections_and_what_is_more_is_json(tmp_path: Path) -> None:
+    made = fresh(solid("red"))
+    boxes = Detections(
+        boxes_xyxy=np.array([[2, 4, 12, 10], [0, 0, 5, 5]], np.float32),
+        scores=np.array([0.75, 0.5], np.float32),
+        class_ids=np.array([1, 0]),
+        labels=("cat", "dog"),
+        track_ids=np.array([7, -1]),
+    )
+    posed = replace(boxes, keypoints_xys=np.ones((2, 3, 3), np.float32))
+    with open_sink(tmp_path / "out.rosbag") as sink:
+        sink.write(Output(boxes, made.frame, made.latency))
+        sink.write(Output(Detections.empty(), made.frame, made.latency))
+        sink.write(Output(posed, made.frame, made.latency))
+    read = messages(tmp_path / "out.rosbag")
+    first, none, _ = (message for topic, _, message in read if topic == "/camera/detections")
+    assert [entry.id for entry in first.detections] == ["7", ""]
+    dog = first.detections[0]
+    assert (dog.results[0].hypothesis.class_id, dog.results[0].hypothesis.score) == ("dog", 0.75)
+    assert (dog.bbox.center.position.x, dog.bbox.center.position.y) == (7, 7)
+    assert (dog.bbox.size_x, dog.bbox.size_y, dog.bbox.center.theta) == (10, 6, 0)
+    assert dog.header == first.header
+    assert none.detections == []
+    (more,) = (message for topic, _, message in read if topic == "/camera/result")
+    assert json.loads(more.data) == posed.to_dict()
 
 
 def test_what_is_there_is_kept(tmp_path: Path) -> None:
