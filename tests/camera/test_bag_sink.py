@@ -88,7 +88,7 @@ def test_other_results_named_models_and_further_cameras(tmp_path: Path) -> None:
 
 
 def test_boxes_are_detections_and_what_is_more_is_json(tmp_path: Path) -> None:
-    made = fresh(solid("red"))
+    frames = [output(solid("red"), captured_at=time.monotonic() + second) for second in range(3)]
     boxes = Detections(
         boxes_xyxy=np.array([[2, 4, 12, 10], [0, 0, 5, 5]], np.float32),
         scores=np.array([0.75, 0.5], np.float32),
@@ -98,9 +98,8 @@ def test_boxes_are_detections_and_what_is_more_is_json(tmp_path: Path) -> None:
     )
     posed = replace(boxes, keypoints_xys=np.ones((2, 3, 3), np.float32))
     with open_sink(tmp_path / "out.rosbag") as sink:
-        sink.write(Output(boxes, made.frame, made.latency))
-        sink.write(Output(Detections.empty(), made.frame, made.latency))
-        sink.write(Output(posed, made.frame, made.latency))
+        for made, result in zip(frames, (boxes, Detections.empty(), posed), strict=True):
+            sink.write(Output(result, made.frame, made.latency))
     read = messages(tmp_path / "out.rosbag")
     first, none, _ = (message for topic, _, message in read if topic == "/camera/detections")
     assert [entry.id for entry in first.detections] == ["7", ""]
