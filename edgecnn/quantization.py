@@ -24,10 +24,23 @@ from numpy.typing import NDArray
 from edgecnn.errors import ModelFormatError
 from edgecnn.metadata import QUANTIZATION_KEY
 
-__all__ = ["LEVELS", "ActivationRange", "QuantizationTable", "WeightScales"]
+__all__ = [
+    "FROM_GRAPH",
+    "FROM_GRAPH_UINT8",
+    "LEVELS",
+    "ActivationRange",
+    "QuantizationTable",
+    "WeightScales",
+]
 
 LEVELS = 127
 """Steps from zero to amax: int8 without -128, so that the grid is symmetric."""
+
+FROM_GRAPH = "graph"
+"""`ActivationRange.method` of a scale that stood in a quantized graph, for int8 with zero point 0."""
+
+FROM_GRAPH_UINT8 = "graph-uint8"
+"""The same for 255 steps from zero: amax / 255 is the scale. TensorRT has no such grid."""
 
 TABLE_VERSION = 3
 """2 brought steps other than the nearest, and biases; 3 layers that stay in float. All three are read."""
@@ -43,7 +56,7 @@ class ActivationRange:
         amax: the largest magnitude that is represented; what lies beyond saturates. Positive.
         low, high: smallest and largest value that was observed.
         method: how `amax` was chosen: `minmax`, `entropy`, `percentile`, `mse`; `constant` for a tensor
-            that was always zero.
+            that was always zero; `imported`; `FROM_GRAPH`, `FROM_GRAPH_UINT8`.
     """
 
     amax: float
@@ -83,6 +96,11 @@ class WeightScales:
             raise ModelFormatError(
                 "a weight's scales are wrong", expected="an axis from 0 and positive numbers"
             )
+
+    @property
+    def lowest(self) -> int:
+        """The lowest step: -127, or -128 where the steps come from a graph that has it."""
+        return -LEVELS if self.moves is None else -LEVELS - 1
 
     @classmethod
     def with_steps(
@@ -126,6 +144,7 @@ class QuantizationTable:
         software: package → version, of those that the numbers depend on.
         diversity: how many different frames the calibration frames amount to; None where it is not known.
         kept_in_float: name of a layer's node → why it stays out of INT8 on every target.
+        notes: what differs from where the ranges were taken over from, in words.
     """
 
     activations: Mapping[str, ActivationRange]
@@ -140,6 +159,7 @@ class QuantizationTable:
     software: Mapping[str, str] = field(default_factory=dict)
     diversity: float | None = None
     kept_in_float: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version not in _READABLE:

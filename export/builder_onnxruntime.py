@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgecnn.dataset import FrameSet
 from edgecnn.errors import BuildError
 from edgecnn.export.camera_front import with_camera
-from edgecnn.export.graph import load_graph, to_bytes
+from edgecnn.export.graph import to_bytes
 from edgecnn.export.lowering import PRECISIONS, Precision, lower_graph
 from edgecnn.export.measure import check_spec, compiled, measure_accuracy, measure_latency
+from edgecnn.export.qdq import load_float_graph
 from edgecnn.files import check_output, write_atomic
 from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, QUANTIZATION_KEY, read_json
 from edgecnn.progress import Progress, no_progress
+from edgecnn.quantization import QuantizationTable
 from edgecnn.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -129,7 +131,7 @@ def build_onnxruntime(
         )
     check_min_agreement(min_agreement)
     destination = check_output(output, force=force)
-    graph = load_graph(model)
+    graph = load_float_graph(model)
     check_spec(graph, spec, name=str(model))
     warnings = []
     lowered: dict[Precision, bytes] = {}
@@ -173,7 +175,7 @@ def build_onnxruntime(
         precision=chosen.precision,
         reason=reason,
         candidates=candidates,
-        warnings=[*warnings, *_warnings(chosen)],
+        warnings=[*warnings, *_warnings(chosen, QuantizationTable.from_metadata(graph.metadata_props))],
     )
 
 
@@ -244,15 +246,15 @@ def _with_report(content: bytes, chosen: Candidate) -> bytes:
     return data
 
 
-def _warnings(chosen: Candidate) -> list[str]:
-    warnings = []
+def _warnings(chosen: Candidate, table: QuantizationTable | None) -> list[str]:
+    warnings = list(table.notes) if table is not None and chosen.precision == "int8" else []
     total = sum(chosen.convolutions.values())
     for name, count in chosen.convolutions.items():
         if name != chosen.precision:
             warnings.append(f"{count} of {total} convolutions run in {name} on this machine")
     if chosen.precision != "fp32" and chosen.accuracy is None:
         remedy = "give frames with --data"
-        if chosen.precision == "int8":
+        if chosen.precision == "int8" and table is not None and table.frames:
             remedy = f"calibrate again with this version, or {remedy}"
         warnings.append(f"the accuracy of this build was not measured: {remedy}")
     return warnings

@@ -113,6 +113,8 @@ def lower_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 def _export(module: Any, example: torch.Tensor, opset: int, dynamic_batch: bool) -> Capture:
     import torch
 
+    from edgecnn.export.fake_quantize import translations
+
     free = dynamic_batch and not isinstance(module, torch.export.ExportedProgram)
     shapes = ({0: torch.export.Dim(_BATCH)},) if free else None
     program = torch.onnx.export(
@@ -121,6 +123,7 @@ def _export(module: Any, example: torch.Tensor, opset: int, dynamic_batch: bool)
         dynamo=True,
         opset_version=max(opset, _DYNAMO_MIN_OPSET),
         dynamic_shapes=shapes,
+        custom_translation_table=translations(),
         optimize=False,
         verbose=False,
     )

@@ -63,13 +63,14 @@ def command(
         raise click.UsageError("--tensorrt-version: only with --target dla")
     from collections import Counter
 
-    from edgecnn.export.graph import load_graph, save_graph
+    from edgecnn.export.graph import save_graph
     from edgecnn.export.lowering import lower_graph
+    from edgecnn.export.qdq import load_float_graph
     from edgecnn.files import check_output
     from edgecnn.metadata import BUILD_KEY, read_json
 
     check_output(output, force=force)
-    lowered = lower_graph(load_graph(model), precision, target=target)
+    lowered = lower_graph(load_float_graph(model), precision, target=target)
     path = save_graph(lowered, output, force=force)
     nodes = dict(Counter(node.op_type for node in lowered.graph).most_common())
     lowering = (read_json(lowered.metadata_props, BUILD_KEY) or {}).get("lowering")

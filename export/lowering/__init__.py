@@ -77,16 +77,18 @@ def lower_graph(
 
 def refuse_lowered(model: ir.Model) -> None:
     """Raise BuildError for a model that edgecnn has lowered, or that another tool has quantized."""
+    from edgecnn.export.qdq import quantized_operators
+
     built = read_json(model.metadata_props, BUILD_KEY)
-    words = ("quantizelinear", "qlinear", "integer")
-    quantized = sorted(
-        {node.op_type for node in model.graph if any(word in node.op_type.lower() for word in words)}
-    )
+    quantized = quantized_operators(model.graph)
     if built is None and not quantized:
         return
     raise BuildError(
         "the model is lowered already" if built else "the model is quantized already",
         got=str(built.get("precision")) if built else ", ".join(quantized),
         expected="an exported or calibrated model" if built else "a float32 model",
-        remedy="Use the file that `edgecnn export` or `edgecnn calibrate` wrote" if built else None,
+        remedy="Use the file that `edgecnn export` or `edgecnn calibrate` wrote"
+        if built
+        else "It needs no calibration: `edgecnn build --precision int8` takes its scales as they are; "
+        "or calibrate the float model, with this one as --ranges",
     )

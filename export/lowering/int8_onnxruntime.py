@@ -10,6 +10,8 @@ the weights and the bias are all quantized, and nothing stands between. So, beyo
   tensor gets zero point 128: q + 128 of the table's int8, number for number. A tensor that cannot be
   negative gets zero point 0 and scale amax / 255, twice as fine as the table's grid.
 - Where zero point 0 saturates exactly where a clamp would, the clamp is dropped.
+- A scale that stood in the graph (`edgecnn.export.qdq`) is used as it is, so there a tensor that cannot be
+  negative has zero point 128 as well; its clamp becomes one of 8-bit numbers behind the integer kernel.
 - Weights are int8 with a scale a channel; the bias is int32 with scale input · weight.
 - An operator that computes in float reads the float tensor where there is one.
 - A ConvTranspose runs in float. Between quantized tensors its weights are quantized all the same.
@@ -41,7 +43,7 @@ from edgecnn.export.placement import (
     scale_source,
     weight_of,
 )
-from edgecnn.quantization import LEVELS, QuantizationTable
+from edgecnn.quantization import FROM_GRAPH, LEVELS, QuantizationTable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -156,11 +158,11 @@ def _plan(graph: ir.Graph, table: QuantizationTable) -> _Plan:
             elif producer.op_type in _INTEGER_KERNELS:
                 integer = all(operand in grids for operand in producer.inputs)
         if integer or value in needed:
-            amax = table.activations[str(source.name)].amax
-            if source in non_negative:
-                grids[value] = _Grid(np.float32(amax / 255), 0)
+            entry = table.activations[str(source.name)]
+            if source in non_negative and entry.method != FROM_GRAPH:
+                grids[value] = _Grid(np.float32(entry.amax / 255), 0)
             else:
-                grids[value] = _Grid(np.float32(amax / LEVELS), 128)
+                grids[value] = _Grid(np.float32(entry.amax / LEVELS), 128)
         if integer and producer is not None:
             integer_nodes.add(producer)
             born_integer.add(value)
@@ -198,7 +200,7 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, plan: _Plan) -> None:
     import onnx_ir as ir
 
     name, grid = str(value.name), plan.grids[value]
-    source = _before_clamp(value, grid)
+    source, bounds = _before_clamp(value, plan)
     scale = constant(graph, f"{name}.scale", grid.scale)
     zero_point = constant(graph, f"{name}.zero_point", np.uint8(grid.zero_point))
     quantize = ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{name}.quantize")
@@ -208,10 +210,20 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, plan: _Plan) -> None:
         value.shape,
         ir.TensorType(ir.DataType.UINT8),
     )
+    nodes = [quantize]
+    if bounds is not None:
+        limits = [
+            constant(graph, f"{name}.q.{end}", bound)
+            for end, bound in zip(("low", "high"), bounds, strict=True)
+        ]
+        nodes.append(ir.node("Clip", [quantized, *limits], name=f"{name}.clamp"))
+        clamped = nodes[-1].outputs[0]
+        clamped.name, clamped.shape, clamped.type = f"{name}.q.clamped", value.shape, quantized.type
+        quantized = clamped
     dequantize = ir.node("DequantizeLinear", [quantized, scale, zero_point], name=f"{name}.dequantize")
+    nodes.append(dequantize)
     restored = dequantize.outputs[0]
     restored.name, restored.shape, restored.type = f"{name}.dq", value.shape, value.type
-    nodes = [quantize, dequantize]
     by_channel: ir.Node | None = None
     for use in tuple(value.uses()):
         if use.node is quantize:
@@ -257,15 +269,23 @@ def _dequantized_by_channel(
     return node
 
 
-def _before_clamp(value: ir.Value, grid: _Grid) -> ir.Value:
-    """The tensor to quantize: in front of the clamp where the grid saturates just where the clamp would."""
-    clamp = value.producer()
-    bounds = None if clamp is None else clip_bounds(clamp)
-    if clamp is None or clamp.inputs[0] is None or bounds is None:
-        return value
+def _before_clamp(value: ir.Value, plan: _Plan) -> tuple[ir.Value, NDArray[np.uint8] | None]:
+    """The tensor to quantize, and the steps to clamp it to then.
+
+    It is the one in front of a clamp where the grid saturates just where the clamp would; and where an
+    integer kernel makes it, whose 8-bit output is then clamped: rounding and clamping commute.
+    """
+    clamp, grid = value.producer(), plan.grids[value]
+    limits = None if clamp is None else clip_bounds(clamp)
+    if clamp is None or clamp.inputs[0] is None or limits is None:
+        return value, None
     # the relative margin is float32's: amax and the bound come by different routes
-    same = bounds[0] == 0 and grid.zero_point == 0 and grid.largest <= bounds[1] * (1 + 1e-6)
-    return clamp.inputs[0] if same else value
+    if limits[0] == 0 and grid.zero_point == 0 and grid.largest <= limits[1] * (1 + 1e-6):
+        return clamp.inputs[0], None
+    if value not in plan.born_integer or grid.zero_point == 0:
+        return value, None
+    steps = np.rint(np.asarray(limits, np.float32) / grid.scale) + grid.zero_point
+    return clamp.inputs[0], np.clip(steps, 0, 255).astype(np.uint8)
 
 
 def _quantize_weights(graph: ir.Graph, node: ir.Node, grid: _Grid | None, table: QuantizationTable) -> None:
@@ -292,7 +312,7 @@ def _quantize_weights(graph: ir.Graph, node: ir.Node, grid: _Grid | None, table:
     scales = scales.astype(np.float32)
     sides = [1] * values.ndim
     sides[entry.axis] = -1
-    quantized = np.clip(np.rint(values / scales.reshape(sides)), -LEVELS, LEVELS).astype(np.int8)
+    quantized = np.clip(np.rint(values / scales.reshape(sides)), entry.lowest, LEVELS).astype(np.int8)
     node.replace_input_with(1, _dequantized(graph, node, weight, quantized, scales, entry.axis))
     if grid is not None and bias is not None:
         bias_scales = (grid.scale * scales).astype(np.float32)

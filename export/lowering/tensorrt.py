@@ -102,7 +102,7 @@ def lower_tensorrt(
         keep.add(node)
         reasons[node] = reasons[convolution]
     lower_fp16(model, keep=keep | quantized.single_precision)
-    warnings = []
+    warnings = list(table.notes) if precision == "int8" and table is not None else []
     if table is None:
         warnings.append(
             "the ranges of activations are not known, so FP16 may overflow: "

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.errors import BuildError
 from edgecnn.export.graph import constant, insert_after_producer
 from edgecnn.export.lowering.tensorrt_placement import make_plan
 from edgecnn.export.placement import bias_of, weight_of
-from edgecnn.quantization import LEVELS, QuantizationTable
+from edgecnn.quantization import FROM_GRAPH_UINT8, LEVELS, QuantizationTable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -55,7 +56,19 @@ def quantize(
         table: ranges and weight scales.
         keep: the nodes that will compute in FP32; all others will in FP16.
         leave: names of layers that are not quantized.
+
+    Raises:
+        BuildError: the table has 255 steps from zero somewhere, which TensorRT has not.
     """
+    unsigned = [name for name, entry in table.activations.items() if entry.method == FROM_GRAPH_UINT8]
+    if unsigned:
+        raise BuildError(
+            "the model is quantized in uint8, which TensorRT does not take",
+            got=f"{len(unsigned)} tensors, such as {unsigned[0]}",
+            expected="int8 with zero point 0",
+            remedy="Train or quantize it so; or take its ranges for the float model, with half the steps: "
+            "edgecnn calibrate FLOAT.onnx --ranges THIS.onnx",
+        )
     plan = make_plan(graph, table, leave)
     added: set[ir.Node] = set()
     for value, uses in plan.readers.items():
@@ -152,7 +165,7 @@ def _quantize_weights(
     sides = [1] * values.ndim
     sides[entry.axis] = -1
     steps = np.rint(values / scales.astype(np.float64).reshape(sides))
-    quantized = np.clip(steps, -LEVELS, LEVELS).astype(np.int8)
+    quantized = np.clip(steps, entry.lowest, LEVELS).astype(np.int8)
     inputs = [
         constant(graph, f"{weight.name}.q", quantized),
         constant(graph, f"{weight.name}.scale", scales),

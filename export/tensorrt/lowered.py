@@ -123,10 +123,10 @@ def load_source(model: str | os.PathLike[str], spec: ModelSpec | None) -> Source
         SpecError: it has none and none is given, or one that does not fit the graph.
         ModelNotFoundError, ModelFormatError, BackendUnavailableError.
     """
-    from edgecnn.export.graph import load_graph
     from edgecnn.export.measure import check_spec
+    from edgecnn.export.qdq import load_float_graph
 
-    graph = load_graph(model)
+    graph = load_float_graph(model)
     if BUILD_KEY in graph.metadata_props:  # lowered: its spec was checked then
         return Source(
             path=Path(model), graph=graph, spec=spec or ModelSpec.from_metadata(graph.metadata_props)
