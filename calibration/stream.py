@@ -56,8 +56,11 @@ class Stream:
 
         if name in self.live[index]:
             return self.live[index][name]
-        steps, scale, *_ = self._nodes[self._place[name]].input  # dequantization, which has been put off
+        # dequantization, which has been put off
+        steps, scale, *zero_point = self._nodes[self._place[name]].input
         values: NDArray[np.float32] = self.live[index][steps].astype(np.float32)
+        if zero_point:
+            values -= onnx.numpy_helper.to_array(self._constants[zero_point[0]])
         values *= onnx.numpy_helper.to_array(self._constants[scale])
         return values
 

@@ -57,12 +57,15 @@ class ActivationRange:
         low, high: smallest and largest value that was observed.
         method: how `amax` was chosen: `minmax`, `entropy`, `percentile`, `mse`; `constant` for a tensor
             that was always zero; `imported`; `FROM_GRAPH`, `FROM_GRAPH_UINT8`.
+        centred: TensorRT gets a grid of 254 steps from zero to amax where its lowering can fold the zero point
+            that this takes; the tensor is never negative.
     """
 
     amax: float
     low: float
     high: float
     method: str
+    centred: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.amax < math.inf:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgecnn.errors import BuildError
 from edgecnn.export.lowering.fp16 import lower_fp16
 from edgecnn.export.lowering.int8_onnxruntime import check_table
+from edgecnn.export.lowering.tensorrt_centring import fold_zero_points
 from edgecnn.export.lowering.tensorrt_expectation import sum_expectations
 from edgecnn.export.lowering.tensorrt_int8 import Quantized, quantize
 from edgecnn.export.lowering.tensorrt_ranges import nodes_for_fp32
@@ -98,10 +99,11 @@ def lower_tensorrt(
     quantized = Quantized()
     if precision == "int8" and table is not None:
         quantized = quantize(model.graph, table, keep, leave)
+    single_precision = quantized.single_precision | fold_zero_points(model.graph, keep)
     for node, convolution in sum_expectations(model.graph).items():
         keep.add(node)
         reasons[node] = reasons[convolution]
-    lower_fp16(model, keep=keep | quantized.single_precision)
+    lower_fp16(model, keep=keep | single_precision)
     warnings = list(table.notes) if precision == "int8" and table is not None else []
     if table is None:
         warnings.append(

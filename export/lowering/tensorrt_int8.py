@@ -3,7 +3,8 @@
 TensorRT takes int8 with zero point 0 and positive scales only, per channel for weights. A scale has the type
 of the float tensors around it. As FP16 it is rounded up, so that amax still fits, and the weights are
 quantized with the scale that is in the graph, not with the one that was meant. Where a layer stays in FP32,
-its scales are the table's own.
+its scales are the table's own. Tensors that the table centres have a zero point until
+`tensorrt_centring.fold_zero_points` takes it away, which leaves the numbers as they are.
 
 Biases stay float: TensorRT refuses an int32 bias behind a DequantizeLinear, and a float one costs nothing.
 """
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from edgecnn.errors import BuildError
 from edgecnn.export.graph import constant, insert_after_producer
-from edgecnn.export.lowering.tensorrt_placement import make_plan
+from edgecnn.export.lowering.tensorrt_centring import ZERO_POINT
+from edgecnn.export.lowering.tensorrt_placement import Plan, make_plan
 from edgecnn.export.placement import bias_of, weight_of
 from edgecnn.quantization import FROM_GRAPH_UINT8, LEVELS, QuantizationTable
 
@@ -72,14 +74,16 @@ def quantize(
     plan = make_plan(graph, table, leave)
     added: set[ir.Node] = set()
     for value, uses in plan.readers.items():
-        added |= _quantize_activation(graph, value, plan.amax[value] / LEVELS, uses, keep)
+        added |= _quantize_activation(graph, value, plan, uses, keep)
     for node in plan.layers:
         added |= _quantize_weights(graph, node, table, single=node in keep)
     return Quantized(layers=len(plan.layers), left_out=plan.left_out, single_precision=frozenset(added))
 
 
-def quantize_activations(graph: ir.Graph, table: QuantizationTable) -> set[str]:
-    """Add Q/DQ for activations only, with all else in FP32, to a float graph in place.
+def quantize_activations(
+    graph: ir.Graph, table: QuantizationTable, *, only: str | None = None
+) -> set[str]:
+    """Add Q/DQ for activations only, or for one of them, with all else in FP32, to a float graph in place.
 
     Returns:
         The names of the outputs of the layers that read INT8.
@@ -87,7 +91,8 @@ def quantize_activations(graph: ir.Graph, table: QuantizationTable) -> set[str]:
     everything = set(graph)
     plan = make_plan(graph, table)
     for value, uses in plan.readers.items():
-        _quantize_activation(graph, value, plan.amax[value] / LEVELS, uses, everything)
+        if only is None or value.name == only:
+            _quantize_activation(graph, value, plan, uses, everything)
     return {str(node.outputs[0].name) for node in plan.layers}
 
 
@@ -103,7 +108,7 @@ def half_scales(scales: Any) -> NDArray[np.float16]:
 def _quantize_activation(
     graph: ir.Graph,
     value: ir.Value,
-    scale: float,
+    plan: Plan,
     uses: list[tuple[ir.Node, int]],
     keep: Collection[ir.Node],
 ) -> set[ir.Node]:
@@ -113,13 +118,15 @@ def _quantize_activation(
     producer = value.producer()
     source_single = producer is None or producer in keep  # a network's input is float32: no cast is needed
     wanted = sorted({node in keep for node, _ in uses})  # FP16 first, under the plain name
+    centred = value in plan.centred
+    scale = plan.amax[value] / (LEVELS - ZERO_POINT if centred else LEVELS)
     number = np.float64(scale) if source_single and wanted == [True] else half_scales(scale)
     name = str(value.name)
     scales = {
         single: constant(graph, f"{name}.scale", number.astype(np.float32 if single else np.float16))
         for single in {source_single, *wanted}
     }
-    zero_point = constant(graph, f"{name}.zero_point", np.int8(0))
+    zero_point = constant(graph, f"{name}.zero_point", np.int8(ZERO_POINT if centred else 0))
     quantize = ir.node("QuantizeLinear", [value, scales[source_single], zero_point], name=f"{name}.quantize")
     quantized = quantize.outputs[0]
     quantized.name, quantized.shape, quantized.type = (

@@ -25,6 +25,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgecnn.export.lowering.tensorrt_centring import can_be_centred
 from edgecnn.export.lowering.tensorrt_ranges import is_expectation
 from edgecnn.export.placement import is_mover, name_of, reason_for_float, scale_source
 from edgecnn.quantization import QuantizationTable
@@ -50,12 +51,14 @@ class Plan:
         left_out: the name of each layer that is not → why.
         readers: tensor → who reads its 8-bit form, in topological order of the tensors.
         amax: tensor → the largest magnitude that its scale must hold.
+        centred: the tensors whose grid has all 254 steps from zero to amax; see `tensorrt_centring`.
     """
 
     layers: list[ir.Node]
     left_out: Mapping[str, str]
     readers: Mapping[ir.Value, list[Use]]
     amax: Mapping[ir.Value, float]
+    centred: Collection[ir.Value]
 
 
 def make_plan(graph: ir.Graph, table: QuantizationTable, leave: Collection[str] = ()) -> Plan:
@@ -92,7 +95,15 @@ def make_plan(graph: ir.Graph, table: QuantizationTable, leave: Collection[str] 
                 readers.setdefault(value, []).append((node, index))
                 shared.join(value, _amax(value, table), node.outputs)
     ordered = [value for value in _values(graph) if value in readers]
-    return Plan(layers, left_out, {value: readers[value] for value in ordered}, shared.result())
+    every_layer = set(layers)
+    centred = {
+        value
+        for value, uses in readers.items()
+        if (entry := table.activations.get(str(value.name))) is not None
+        and entry.centred
+        and can_be_centred(value, uses, every_layer)
+    }
+    return Plan(layers, left_out, {value: readers[value] for value in ordered}, shared.result(), centred)
 
 
 def _reason_to_leave(node: ir.Node, table: QuantizationTable) -> str | None:

@@ -1,0 +1,96 @@
+"""Which tensors get all 254 steps of TensorRT's grid: see `edgecnn.export.lowering.tensorrt_centring`.
+
+Where it is free, all that it is possible for. Where a reader pads its input and a Pad has to be added,
+only the tensors that matter: those which alone, with everything else in float, make at least a
+twentieth of the error of the outputs that all quantized activations make together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.backends.onnxruntime import create_session
+from edgecnn.export.graph import to_bytes
+from edgecnn.export.lowering.tensorrt_centring import padding
+from edgecnn.export.lowering.tensorrt_int8 import quantize_activations
+from edgecnn.export.lowering.tensorrt_placement import make_plan
+from edgecnn.progress import Progress, no_progress
+from edgecnn.quantization import QuantizationTable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["centre"]
+
+_FRAMES = 8
+_SHARE = 0.05
+
+
+def centre(
+    model: ir.Model,
+    table: QuantizationTable,
+    inputs: Sequence[NDArray[np.float32]],
+    *,
+    threads: int | None = None,
+    progress: Progress = no_progress,
+) -> QuantizationTable:
+    """Mark the tensors of a table that are to be centred.
+
+    Args:
+        model: the float model.
+        table: activations' ranges.
+        inputs: the network's input tensor for some frames; at most 8, evenly spaced, are used.
+        threads: CPU threads; ONNX Runtime's own choice where None.
+        progress: called as tensors are tried.
+    """
+    everywhere = _centred(table, table.activations)
+    plan = make_plan(model.graph, everywhere)
+    padded = {
+        str(value.name): any(padding(node) for node, _ in plan.readers[value]) for value in plan.centred
+    }
+    chosen = {name for name, pads in padded.items() if not pads}
+    tried = sorted(padded.keys() - chosen)
+    if not tried:
+        return _centred(table, chosen)
+    frames = [inputs[index] for index in sorted({i * len(inputs) // _FRAMES for i in range(_FRAMES)})]
+    reference = _outputs(model, frames, threads)
+
+    def noise(only: str | None) -> float:
+        quantized = model.clone()
+        quantize_activations(quantized.graph, table, only=only)
+        found = _outputs(quantized, frames, threads)
+        return float(np.square(found - reference).sum())
+
+    total = noise(None)
+    for done, name in enumerate(tried, start=1):
+        if noise(name) >= _SHARE * total:
+            chosen.add(name)
+        progress("centring", done, len(tried))
+    return _centred(table, chosen)
+
+
+def _centred(table: QuantizationTable, names: Collection[str]) -> QuantizationTable:
+    entries = {
+        name: dataclasses.replace(entry, centred=name in names) for name, entry in table.activations.items()
+    }
+    return dataclasses.replace(table, activations=entries)
+
+
+def _outputs(
+    model: ir.Model, frames: Sequence[NDArray[np.float32]], threads: int | None
+) -> NDArray[np.float64]:
+    """All outputs side by side, (frames, numbers)."""
+    session = create_session(to_bytes(model), threads=threads, optimized=False)
+    name = session.get_inputs()[0].name
+    rows = [
+        np.concatenate(
+            [np.asarray(values, np.float64).ravel() for values in session.run(None, {name: frame})]
+        )
+        for frame in frames
+    ]
+    return np.stack(rows)

@@ -1,0 +1,188 @@
+"""Twice as fine a grid for tensors that cannot be negative, out of nothing but zero points of 0.
+
+The symmetric grid wastes half of its steps on a tensor that a clamp keeps from going below zero.
+TensorRT takes no zero points – but where a convolution makes a tensor and only convolutions or matrix
+products read it, the zero point can be folded into constants. With x = y + c and c = amax / 2:
+
+    the maker's bias becomes b − c, its clamp to [0, top] a clamp to [−c, top − c],
+    and a reader's bias b + c · Σ W, with the weights W that it has in 8 bits.
+
+y lies in [−c, c], so that its 254 steps cover what 127 steps covered before; c is 127 of them, so that
+zero is represented exactly. A clamp is a clamp, whatever its bounds, so this costs nothing. (A Relu
+would have to become a clamp, and not every fusion of the one need exist for the other: it stays.) A
+reader that pads is different: its padding is x = 0 and so must be y = −c, which only a Pad in front of
+the quantization can say.
+
+A graph has such tensors as Q/DQ with the zero point −127 until `fold_zero_points` rewrites it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.export.graph import constant
+from edgecnn.export.placement import bias_of, clip_bounds, weight_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["ZERO_POINT", "can_be_centred", "fold_zero_points", "padding"]
+
+ZERO_POINT = -127
+"""The step that stands for 0 in a centred tensor."""
+
+
+def can_be_centred(
+    value: ir.Value, uses: Collection[tuple[ir.Node, int]], layers: Collection[ir.Node]
+) -> bool:
+    """Whether a zero point of `value` can be folded.
+
+    Args:
+        value: a tensor of a float graph.
+        uses: who reads its 8-bit form.
+        layers: the nodes that will have 8-bit weights.
+    """
+    clamp = value.producer()
+    bounds = None if clamp is None else clip_bounds(clamp)
+    if clamp is None or bounds is None or bounds[0] != 0 or value.is_graph_output():
+        return False
+    before = clamp.inputs[0]
+    maker = None if before is None else before.producer()
+    return (
+        clamp.op_type == "Clip"
+        and before is not None
+        and maker is not None
+        and maker.op_type == "Conv"
+        and weight_of(maker) is not None
+        and len(tuple(before.uses())) == 1
+        and not before.is_graph_output()
+        and {(use.node, use.idx) for use in value.uses()} == set(uses)
+        and all(node in layers and index == 0 and _takes_a_bias(node) for node, index in uses)
+        and len({padding(node) for node, _ in uses}) == 1
+    )
+
+
+def _takes_a_bias(node: ir.Node) -> bool:
+    explicit = node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    return node.op_type == "Gemm" or (node.op_type == "Conv" and explicit)
+
+
+def padding(node: ir.Node) -> tuple[int, ...]:
+    """What a convolution pads its input with, as ONNX writes it; empty where it does not."""
+    attribute = node.attributes.get("pads")
+    pads = () if attribute is None else tuple(int(side) for side in attribute.as_ints())
+    return pads if any(pads) else ()
+
+
+def fold_zero_points(graph: ir.Graph, keep: Collection[ir.Node] = ()) -> set[ir.Node]:
+    """Rewrite Q/DQ with `ZERO_POINT` in place, such that the zero point becomes 0.
+
+    Args:
+        graph: as `tensorrt_int8.quantize` leaves it.
+        keep: the nodes that will compute in FP32.
+
+    Returns:
+        The added nodes that compute in FP32.
+    """
+    singles: set[ir.Node] = set()
+    for node in [node for node in graph if node.op_type == "QuantizeLinear"]:
+        value, zero_point = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
+        if value is None or zero_point is None or zero_point.const_value is None:
+            continue
+        if zero_point.const_value.numpy().size > 1 or zero_point.const_value.numpy() != ZERO_POINT:
+            continue
+        clamp, pad = value.producer(), _fold(graph, node)
+        if pad is not None and clamp in keep:
+            singles.add(pad)
+    return singles
+
+
+def _fold(graph: ir.Graph, quantize: ir.Node) -> ir.Node | None:
+    """Take one tensor's zero point away. Returns the Pad that this needs, if it needs one."""
+    value, scale = quantize.inputs[0], quantize.inputs[1]
+    assert value is not None
+    assert scale is not None
+    assert scale.const_value is not None
+    centre = float(scale.const_value.numpy()) * -ZERO_POINT
+    zero = constant(graph, f"{value.name}.zero_point_0", np.int8(0))
+    readers: list[ir.Node] = []
+    for dequantize in [use.node for use in quantize.outputs[0].uses()]:
+        dequantize.replace_input_with(2, zero)
+        readers += [use.node for use in dequantize.outputs[0].uses()]
+    quantize.replace_input_with(2, zero)
+    clamp = value.producer()
+    assert clamp is not None
+    maker = clamp.inputs[0].producer() if clamp.inputs[0] is not None else None
+    assert maker is not None
+    _move_bias(graph, maker, np.float64(-centre))
+    low, high = clip_bounds(clamp) or (0.0, math.inf)
+    bounds = [low - centre] + ([high - centre] if high < math.inf else [])
+    for index, bound in enumerate(bounds, start=1):
+        clamp.replace_input_with(index, constant(graph, f"{value.name}.bound{index}", np.float32(bound)))
+    for reader in readers:
+        _move_bias(graph, reader, centre * _sums(reader))
+    pads = padding(readers[0])
+    if not pads:
+        return None
+    for reader in readers:
+        reader.attributes.pop("pads")
+    return _pad(graph, value, quantize, pads, -centre)
+
+
+def _pad(graph: ir.Graph, value: ir.Value, quantize: ir.Node, pads: tuple[int, ...], fill: float) -> ir.Node:
+    import onnx_ir as ir
+
+    rank = len(pads) // 2
+    sides = np.array([0, 0, *pads[:rank], 0, 0, *pads[rank:]], np.int64)
+    number = constant(graph, f"{value.name}.padding", np.float32(fill))
+    node = ir.node(
+        "Pad", [value, constant(graph, f"{value.name}.pads", sides), number], name=f"{value.name}.pad"
+    )
+    padded = node.outputs[0]
+    padded.name, padded.type = f"{value.name}.padded", value.type
+    if value.shape is not None:
+        spatial = zip(list(value.shape)[2:], pads[:rank], pads[rank:], strict=True)
+        padded.shape = ir.Shape(
+            [
+                *list(value.shape)[:2],
+                *(side + begin + end if isinstance(side, int) else None for side, begin, end in spatial),
+            ]
+        )
+    graph.insert_before(quantize, node)
+    quantize.replace_input_with(0, padded)
+    for place in (quantize.outputs[0], *(use.node.outputs[0] for use in quantize.outputs[0].uses())):
+        place.shape = padded.shape
+    return node
+
+
+def _sums(node: ir.Node) -> NDArray[np.float64]:
+    """The sum of the 8-bit weights of each output."""
+    weight = node.inputs[1]
+    dequantize = None if weight is None else weight.producer()
+    assert dequantize is not None
+    assert dequantize.op_type == "DequantizeLinear"
+    steps, scales = (
+        value.const_value.numpy() for value in dequantize.inputs[:2] if value and value.const_value
+    )
+    axis = dequantize.attributes.get_int("axis", 1)
+    others = tuple(index for index in range(steps.ndim) if index != axis)
+    result: NDArray[np.float64] = steps.astype(np.float64).sum(axis=others) * scales.astype(np.float64)
+    return result
+
+
+def _move_bias(graph: ir.Graph, node: ir.Node, offsets: Any) -> None:
+    bias, weight = bias_of(node), node.inputs[1]
+    assert weight is not None
+    if bias is not None and bias.const_value is not None:
+        moved = bias.const_value.numpy().astype(np.float64) + offsets
+    else:
+        node.resize_inputs(3)
+        outputs = weight.shape[0] if weight.shape is not None else None  # of a Gemm, offsets has them all
+        moved = np.zeros(outputs if isinstance(outputs, int) and node.op_type == "Conv" else 1) + offsets
+    name = str(node.outputs[0].name)
+    node.replace_input_with(2, constant(graph, f"{name}.centred_bias", moved.astype(np.float32)))
