@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from edgecnn import __version__
 from edgecnn.backends.onnxruntime import create_session
 from edgecnn.calibration.mixed import TradeoffPoint
+from edgecnn.calibration.centring import centre
 from edgecnn.calibration.observers import TensorStats, merge, observe
 from edgecnn.calibration.ranges import METHODS, SMALLEST_AMAX, Method, choose_range
 from edgecnn.calibration.sample import KeptFrames, diversity
@@ -183,6 +184,7 @@ def calibrate(
     if method == "auto":
         ranges = select_ranges(graph, stats, kept.tensors, threads=threads, progress=progress)
         table = dataclasses.replace(plain_table, activations=ranges, method=method)
+        table = centre(graph, table, kept.tensors, threads=threads, progress=progress)
     elif method != "minmax":
         ranges = {name: choose_range(entry, method) for name, entry in stats.items()}
         table = dataclasses.replace(plain_table, activations=ranges, method=method)
