@@ -107,6 +107,7 @@ def calibrate(
     evaluation_data: str | os.PathLike[str] | None = None,
     spec: ModelSpec | None = None,
     threads: int | None = None,
+    report: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> CalibrationResult:
@@ -124,7 +125,8 @@ def calibrate(
         evaluation_data: frames to measure accuracy on; where None, a fifth of `data` is held out.
         spec: used instead of the model's own.
         threads: CPU threads; ONNX Runtime's own choice where None.
-        force: overwrite `output`.
+        report: where a page that shows all of it is written, as HTML; see `edgecnn.calibration.report`.
+        force: overwrite `output` and `report`.
         progress: called as frames are done.
 
     Raises:
@@ -132,13 +134,15 @@ def calibrate(
         BuildError: the model is lowered or quantized already, or has nothing that INT8 speeds up.
         ModelFormatError, ModelNotFoundError, SpecError: the model cannot be used.
         SourceError: a video or camera cannot be opened.
-        OutputError, OutputExistsError: `output` cannot be written.
+        OutputError, OutputExistsError: `output` or `report` cannot be written.
     """
     if method not in (*METHODS, "auto"):
         raise DataError("unknown method", got=method, expected="one of " + ", ".join((*METHODS, "auto")))
     if rounding not in _ROUNDINGS:
         raise DataError("unknown rounding", got=rounding, expected="one of " + ", ".join(_ROUNDINGS))
     target = check_output(output, force=force)
+    if report is not None:
+        check_output(report, force=force)
     graph = load_graph(model)
     refuse_lowered(graph)
     if CAMERA_KEY in graph.metadata_props:
@@ -163,7 +167,7 @@ def calibrate(
         graph,
         spec.image,
         kept,
-        histograms=method != "minmax",
+        histograms=method != "minmax" or report is not None,
         threads=threads,
         total=frames.count,
         progress=progress,
@@ -215,10 +219,10 @@ def calibrate(
         "target": "onnxruntime",
         "graph_sha256": hashlib.sha256(measured.lowered).hexdigest(),
     }
-    report = {**identity, **measured.accuracy.to_dict(), "symmetric": measured.symmetric.to_dict()}
-    graph.metadata_props[ACCURACY_KEY] = json.dumps(report, sort_keys=True)
+    accuracy_report = {**identity, **measured.accuracy.to_dict(), "symmetric": measured.symmetric.to_dict()}
+    graph.metadata_props[ACCURACY_KEY] = json.dumps(accuracy_report, sort_keys=True)
     save_graph(graph, target, force=force)
-    return CalibrationResult(
+    result = CalibrationResult(
         path=target,
         table=table,
         accuracy=measured.accuracy,
@@ -228,6 +232,13 @@ def calibrate(
         layers=layers,
         warnings=tuple(warnings),
     )
+    if report is not None:
+        from edgecnn.calibration.report import write_report
+
+        write_report(
+            report, result, graph, stats, spec, held_out, threads=threads, force=force, progress=progress
+        )
+    return result
 
 
 class _Measured(NamedTuple):

@@ -71,8 +71,15 @@ class FrameSet:
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return self._read(self.positions)
 
-    def split(self) -> tuple[FrameSet, FrameSet]:
-        """Frames to calibrate with, and a fifth of them held out to measure on.
+    def spaced(self, count: int) -> FrameSet:
+        """At most `count` of the frames, evenly spaced."""
+        chosen = [index * self.count // count for index in range(count)]
+        if self.count <= count:
+            chosen = list(range(self.count))
+        return self._part(chosen)
+
+    def split(self, parts: int = HELD_OUT) -> tuple[FrameSet, FrameSet]:
+        """Frames to calibrate with, and one of `parts` parts, a fifth, held out to measure on.
 
         Raises:
             DataError: fewer than two frames.
@@ -85,32 +92,35 @@ class FrameSet:
                 remedy="Add frames, or give frames to measure on with --eval-data",
             )
         order = list(dict.fromkeys(self._sources))
-        if self.contiguous or HELD_OUT > len(order) != self.count:
-            border = max(1, self.count - max(1, self.count // HELD_OUT))
+        if self.contiguous or parts > len(order) != self.count:
+            border = max(1, self.count - max(1, self.count // parts))
             held_out = set(range(border, self.count))
         else:
-            held_out = self._every_fifth(order)
+            held_out = self._every(parts, order)
         first, second = (
-            FrameSet(
-                self.name,
-                [self.positions[index] for index in part],
-                self._read,
-                contiguous=self.contiguous,
-                skipped=self._skipped,
-                sources=[self._sources[index] for index in part],
-            )
+            self._part(part)
             for part in ([index for index in range(self.count) if index not in held_out], sorted(held_out))
         )
         return first, second
 
-    def _every_fifth(self, order: Sequence[object]) -> set[int]:
+    def _part(self, indices: Sequence[int]) -> FrameSet:
+        return FrameSet(
+            self.name,
+            [self.positions[index] for index in indices],
+            self._read,
+            contiguous=self.contiguous,
+            skipped=self._skipped,
+            sources=[self._sources[index] for index in indices],
+        )
+
+    def _every(self, parts: int, order: Sequence[object]) -> set[int]:
         """The frames of every fifth source, from the one on that brings them nearest to a fifth."""
-        step = min(HELD_OUT, len(order))
+        step = min(parts, len(order))
         choices = []
         for start in reversed(range(step)):
             chosen = set(order[start::step])
             choices.append({index for index, source in enumerate(self._sources) if source in chosen})
-        return min(choices, key=lambda frames: abs(len(frames) - self.count / HELD_OUT))
+        return min(choices, key=lambda frames: abs(len(frames) - self.count / parts))
 
 
 def open_frames(path: str | os.PathLike[str], *, limit: int | None = None) -> FrameSet:

@@ -25,7 +25,7 @@ from edgecnn.spec import ImageSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["compare_layers"]
+__all__ = ["ExposedModel", "compare_graphs", "compare_layers"]
 
 DEQUANTIZED = ".dq"
 
@@ -46,17 +46,35 @@ def compare_layers(
         InputError: the two have no tensor in common, or one of another shape.
         DataError: there is no frame.
     """
-    first, second = load_graph(reference), load_graph(model)
+    return compare_graphs(
+        load_graph(reference), load_graph(model), image, frames, name=str(model), progress=progress
+    )
+
+
+def compare_graphs(
+    reference: ir.Model,
+    model: ir.Model,
+    image: ImageSpec,
+    frames: Iterable[NDArray[np.uint8]],
+    *,
+    name: str = "the second model",
+    progress: Progress = no_progress,
+) -> list[tuple[str, OutputAgreement]]:
+    """As `compare_layers`, for models that are loaded; both get more outputs.
+
+    `name` is what to call the second one in messages.
+    """
+    first, second = reference, model
     theirs = {str(value.name) for node in second.graph for value in node.outputs}
     pairs: dict[str, str] = {}
     for value in activations(first.graph):
-        name = str(value.name)
-        counterpart = next((n for n in (name + DEQUANTIZED, name) if n in theirs), None)
+        tensor = str(value.name)
+        counterpart = next((n for n in (tensor + DEQUANTIZED, tensor) if n in theirs), None)
         if counterpart is not None and value.producer() is not None:
-            pairs[name] = counterpart
+            pairs[tensor] = counterpart
     if not pairs:
         raise InputError("the two models share no tensor names", expected="two versions of one model")
-    ours, others = _Exposed(first, list(pairs)), _Exposed(second, list(pairs.values()))
+    ours, others = ExposedModel(first, list(pairs)), ExposedModel(second, list(pairs.values()))
     sums = {name: OutputSums() for name in pairs}
     preprocess = Preprocessor(image, batch=ours.batch)
     count = 0
@@ -64,19 +82,19 @@ def compare_layers(
         for row in range(ours.batch):
             preprocess(frame, row)
         tensors = zip(pairs, ours(preprocess.tensor), others(preprocess.tensor), strict=True)
-        for name, one, other in tensors:
+        for tensor, one, other in tensors:
             if one.shape != other.shape:
                 raise InputError(
-                    f"{name} has another shape in {model}", got=str(other.shape), expected=str(one.shape)
+                    f"{tensor} has another shape in {name}", got=str(other.shape), expected=str(one.shape)
                 )
-            sums[name].add(one, other)
+            sums[tensor].add(one, other)
         progress("comparing layers", count, None)
     if not count:
         raise DataError("nothing to compare with", got="no frames", expected="at least one")
-    return [(name, entry.result()) for name, entry in sums.items()]
+    return [(tensor, entry.result()) for tensor, entry in sums.items()]
 
 
-class _Exposed:
+class ExposedModel:
     """A model whose inner tensors come out, computed node by node."""
 
     def __init__(self, model: ir.Model, names: list[str]) -> None:

@@ -29,7 +29,7 @@ __all__ = ["command"]
     "calibrate",
     epilog=example_help(
         """
-edgecnn calibrate model.onnx --data photos/ -o model.calibrated.onnx
+edgecnn calibrate model.onnx --data photos/ -o model.calibrated.onnx --report report.html
 edgecnn calibrate model.onnx --data drive.mp4 --limit 300 --eval-data other-day.mp4 -o model.calibrated.onnx
 edgecnn calibrate foreign.onnx --preset imagenet --data frames.npy -o model.calibrated.onnx
 edgecnn calibrate model.onnx --data photos/ --method minmax --rounding nearest -o quick.onnx
@@ -65,6 +65,9 @@ edgecnn calibrate model.onnx --data photos/ --method minmax --rounding nearest -
     help="Frames to use at most, evenly spaced.",
 )
 @click.option("--eval-data", help="Frames to measure accuracy on; without it a fifth of --data is held out.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="A page (HTML) that shows all of it, with plots."
+)
 @threads_option
 @spec_options
 @force_option
@@ -77,6 +80,7 @@ def command(
     rounding: Any,
     limit: int,
     eval_data: str | None,
+    report: Path | None,
     threads: int | None,
     spec_options: SpecOptions,
     force: bool,
@@ -100,6 +104,7 @@ def command(
             evaluation_data=eval_data,
             spec=model_spec(model, spec_options),
             threads=threads,
+            report=report,
             force=force,
             progress=progress,
         )
