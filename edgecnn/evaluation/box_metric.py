@@ -5,9 +5,9 @@
     recall        AR: the share of labels found, mean over the same IoU and classes
     f1            the best of 2PR / (P + R) over all thresholds of the score, IoU 0.5, mean over classes
 
-All scores count, so the threshold that the model's own head sets is taken away for the metric; 100 objects a
-frame are taken, the surest (20 for keypoints, as COCO has it). The confusion matrix is of the objects that the
-head's own threshold leaves.
+All scores count, so the threshold that the model's own head sets is taken away for the metric. The
+surest 100 objects of a frame are taken (20 for keypoints, as COCO has it). The confusion matrix is of those
+that the head's own threshold leaves.
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ class BoxMetric:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
-        labels, results, classes = [], [], set()
+        labels: list[dict[str, Any]] = []
+        results: list[dict[str, Any]] = []
+        classes: set[int] = set()
         for image_id, (truth, found, _) in enumerate(self._frames, start=1):
             labels += list(_labels(truth, image_id, len(labels) + 1, kind))
             results += list(_results(found, image_id, kind))

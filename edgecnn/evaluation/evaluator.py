@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,19 @@ class LabelledByModel:
     Args:
         model: usually FP32; its results are as its own head gives them.
         frames: (H, W, 3) uint8 BGR.
+
+    Raises:
+        DataError: results of this task cannot stand for labels.
     """
 
     def __init__(self, model: Model, frames: FrameSet) -> None:
         self.name = frames.name
         self._model = model
         self._frames = frames
-        self._truth_of = metric_module(model.spec.task).truth_of
+        module = metric_module(model.spec.task)
+        if not hasattr(module, "truth_of"):
+            raise DataError(f"results of the task {model.spec.task} are no labels", expected="labelled data")
+        self._truth_of = partial(module.truth_of, model.spec)
 
     @property
     def count(self) -> int:

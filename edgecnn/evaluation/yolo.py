@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edgecnn.camera.images import is_image_name
 from edgecnn.errors import BackendUnavailableError, DataError
 from edgecnn.evaluation.box_labels import ANY
+from edgecnn.evaluation.folders import own_file
 from edgecnn.evaluation.labelled import Item, Place
 from edgecnn.evaluation.objects import Objects, check_boxes, polygon_runs
 from edgecnn.evaluation.reading import excerpt, images_in, inside, match_classes, read_bytes
@@ -80,7 +81,7 @@ def _images_of(settings: Mapping[str, Any], file: Path) -> list[Path]:
     root = file.parent
     base = settings.get("path", ".")
     split = next((settings[name] for name in ("val", "test", "train") if settings.get(name)), None)
-    entries = split if isinstance(split, list) else [split]
+    entries: list[Any] = split if isinstance(split, list) else [split]
     if not isinstance(base, str) or not entries or not all(isinstance(entry, str) for entry in entries):
         raise DataError(f"{file} does not say where the images are", expected="val: a folder beside it")
     images = []
@@ -193,10 +194,8 @@ def _rows(path: Path) -> list[tuple[float, NDArray[np.float64]]]:
     """Of each line, the class and the numbers behind it."""
     if not path.exists() and not path.is_symlink():
         return []
-    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
-        raise DataError(f"{path} is a link that leads out of its folder", expected="a file")
     rows = []
-    for number, line in enumerate(read_bytes(path, most=LARGEST_LABEL).split(b"\n"), start=1):
+    for number, line in enumerate(read_bytes(own_file(path), most=LARGEST_LABEL).split(b"\n"), start=1):
         if not line.strip():
             continue
         try:

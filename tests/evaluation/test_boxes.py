@@ -53,7 +53,8 @@ def noisy(truth: Any, random: np.random.Generator, task: str) -> Detections:
     wrong = random.random(len(classes)) < 0.1
     classes[wrong] = random.integers(0, 3, wrong.sum())
     order = np.argsort(-(scores := random.random(len(boxes)).astype(np.float32)), kind="stable")
-    masks = points = None
+    masks = None
+    points: Any = None
     if task == "instance_segmentation":
         dense = np.zeros((len(boxes), *FRAME_HW), bool)
         for canvas, (x1, y1, x2, y2) in zip(dense, boxes.astype(int), strict=True):
@@ -110,7 +111,7 @@ def _as_results(found: Detections, image_id: int, kind: str) -> list[dict[str, A
     rows = []
     for index in range(len(found)):
         x1, y1, x2, y2 = found.boxes_xyxy[index].astype(float).tolist()
-        row = {
+        row: dict[str, Any] = {
             "image_id": image_id,
             "category_id": int(found.class_ids[index]) * 10 + 7,
             "score": float(found.scores[index]),

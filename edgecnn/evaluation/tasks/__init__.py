@@ -1,9 +1,11 @@
-"""Metrics: one module a task, of the task's name, with
+"""Metrics by task. Adding one is adding a module to this package, of the task's name, with
 
-labels(place)         → list[Item]: image files with their labels, in the form that its metric takes
-create(spec)          → Metric
-truth_of(result)      a model's result as a label, for a comparison without labels
-scoring_head(head)    optional: the head with which the metric wants the results
+    labels(place)              → list[Item]: image files with their labels, in the form that its metric takes
+    create(spec)               → Metric
+    truth_of(spec, result)     optional: a model's result as a label, for a comparison without labels
+    scoring_head(head)         optional: the head with which the metric wants the results
+
+Nothing else is touched.
 """
 
 from __future__ import annotations

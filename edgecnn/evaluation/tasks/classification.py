@@ -1,4 +1,4 @@
-"""Classification: a folder a class. A label is a class id.
+"""Classification: a folder a class, or a JSON object from file names to classes. A label is a class id.
 
 top1, top5           share of images whose class is the best, among the five best
 balanced_accuracy    mean over classes of the share of its images that are found
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.errors import DataError
-from edgecnn.evaluation.folders import class_folders
+from edgecnn.evaluation.folders import named_images
 from edgecnn.evaluation.labelled import Item, Place
 from edgecnn.evaluation.reading import match_classes
 from edgecnn.evaluation.scores import Confusion, Scores, of_units
@@ -95,15 +95,11 @@ def create(spec: ModelSpec) -> ClassificationMetric:
 
 def labels(place: Place) -> list[Item]:
     """A folder a class, called by its name or its class id. Raises DataError."""
-    folders = class_folders(place.data)
-    ids = match_classes({name: name for name in folders}, place.spec.labels, where=str(place.data))
-    return [
-        Item(path, lambda frame_hw, class_id=ids[name]: class_id)  # type: ignore[misc]
-        for name, paths in folders.items()
-        for path in paths
-    ]
+    named = named_images(place)
+    ids = match_classes({name: name for _, name in named}, place.spec.labels, where=str(place.data))
+    return [Item(path, lambda frame_hw, class_id=ids[name]: class_id) for path, name in named]  # type: ignore[misc]
 
 
-def truth_of(result: Result) -> int:
+def truth_of(spec: ModelSpec, result: Result) -> int:
     """The best class."""
     return cast("Classification", result).best.id

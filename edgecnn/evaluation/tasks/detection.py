@@ -25,7 +25,7 @@ def labels(place: Place) -> list[Item]:
     return box_items(place, masks=False, keypoints=None)
 
 
-def truth_of(result: Result) -> Objects:
+def truth_of(spec: ModelSpec, result: Result) -> Objects:
     """The boxes that were found."""
     return objects_of(result)
 

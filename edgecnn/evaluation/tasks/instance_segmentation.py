@@ -25,7 +25,7 @@ def labels(place: Place) -> list[Item]:
     return box_items(place, masks=True, keypoints=None)
 
 
-def truth_of(result: Result) -> Objects:
+def truth_of(spec: ModelSpec, result: Result) -> Objects:
     """The objects that were found."""
     return objects_of(result)
 
