@@ -1,7 +1,7 @@
 """Calibration: from frames to the ranges that INT8 needs, and to what INT8 costs.
 
-from edgecnn.calibration import calibrate
-result = calibrate("model.onnx", "photos/", "model.calibrated.onnx")
+from edgecnn.calibration import Budget, calibrate
+result = calibrate("model.onnx", "photos/", "model.calibrated.onnx", budget=Budget(min_sqnr_db=25))
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgecnn.calibration.calibrator import CalibrationResult, calibrate
+    from edgecnn.calibration.mixed import Budget, TradeoffPoint
+    from edgecnn.calibration.sensitivity import LayerSensitivity
 
-__all__ = ["CalibrationResult", "calibrate"]
+__all__ = ["Budget", "CalibrationResult", "LayerSensitivity", "TradeoffPoint", "calibrate"]
+
+_MODULES = {"Budget": "mixed", "TradeoffPoint": "mixed", "LayerSensitivity": "sensitivity"}
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +23,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module("edgecnn.calibration.calibrator"), name)
+    module = _MODULES.get(name, "calibrator")
+    value = getattr(importlib.import_module(f"edgecnn.calibration.{module}"), name)
     globals()[name] = value
     return value

@@ -3,6 +3,7 @@
     frames ──▶ preprocessing ──▶ float model, all activations visible ──▶ statistics ──▶ ranges ──▶ table
     some of these frames ──▶ the best steps for the weights ──▶ table
     held-out frames ──▶ float model and the lowered INT8 model ──▶ accuracy report
+    a budget ──▶ layers that stay in float, and rounding anew ──▶ table
 
 Frames stream through one at a time; as many of them are kept as fit a bound on memory, to round the weights
 by. What comes out is the float model again, with the table and the report in its metadata: any ONNX tool
@@ -11,6 +12,9 @@ still opens it, and every target can be built from it.
 The plain way, largest magnitudes and nearest steps, is measured beside the chosen one. Unless a method was
 asked for by name, it is kept where it is better on either grid: ONNX Runtime's, or the table's own, which
 TensorRT gets.
+
+With a budget, one half of the held-out frames, of other sources than the other half, decides which layers
+stay in float, and the report is of the other half: it had no part in the choice.
 """
 
 from __future__ import annotations
@@ -19,21 +23,21 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgecnn import __version__
-from edgecnn.backends.onnxruntime import create_session
-from edgecnn.calibration.mixed import TradeoffPoint
 from edgecnn.calibration.centring import centre
-from edgecnn.calibration.observers import TensorStats, merge, observe
-from edgecnn.calibration.ranges import METHODS, SMALLEST_AMAX, Method, choose_range
+from edgecnn.calibration.measurement import Measured, Measuring
+from edgecnn.calibration.mixed import Budget, TradeoffPoint
+from edgecnn.calibration.observation import observe_activations, weight_scales
+from edgecnn.calibration.ranges import METHODS, Method, choose_range
 from edgecnn.calibration.sample import KeptFrames, diversity
+from edgecnn.calibration.search import Mix, Trial, mix
 from edgecnn.calibration.second_order import LayerRounding, round_network
 from edgecnn.calibration.selection import select_ranges
 from edgecnn.calibration.sensitivity import LayerSensitivity
@@ -41,22 +45,20 @@ from edgecnn.camera.source import Skipped
 from edgecnn.compare import Agreement
 from edgecnn.dataset import FrameSet, open_frames
 from edgecnn.errors import BuildError, DataError
-from edgecnn.export.graph import fixed_batch, load_graph, save_graph, to_bytes
-from edgecnn.export.lowering import lower_graph, refuse_lowered
-from edgecnn.export.lowering.tensorrt_int8 import quantize
-from edgecnn.export.measure import check_spec, measure_accuracy
-from edgecnn.export.placement import activations, is_anchor, scale_source, weight_axis, weight_of
+from edgecnn.export.graph import load_graph, save_graph
+from edgecnn.export.lowering import refuse_lowered
+from edgecnn.export.measure import check_spec
+from edgecnn.export.placement import is_anchor
 from edgecnn.files import check_output
 from edgecnn.metadata import ACCURACY_KEY, CAMERA_KEY, QUANTIZATION_KEY
-from edgecnn.preprocess import Preprocessor
 from edgecnn.progress import Progress, no_progress
-from edgecnn.quantization import LEVELS, QuantizationTable, WeightScales
-from edgecnn.spec import ImageSpec, ModelSpec
+from edgecnn.quantization import QuantizationTable
+from edgecnn.spec import ModelSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CalibrationResult", "Rounding", "calibrate", "observe_activations", "weight_scales"]
+__all__ = ["CalibrationResult", "Rounding", "calibrate"]
 
 Rounding = Literal["nearest", "second-order"]
 _ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
@@ -80,8 +82,9 @@ class CalibrationResult:
         layers: what second-order rounding did, layer by layer; empty without it.
         warnings: what the person who calibrates should know.
         sensitivity: what each layer's quantization does to the outputs, in the network's order; empty where
-            no budget was given.
+            neither a budget was given nor a report asked for.
         tradeoff: the sets of layers in float that were considered, from none on; empty as above.
+        budget_met: on the frames that chose; None where no budget was given.
     """
 
     path: Path
@@ -94,6 +97,12 @@ class CalibrationResult:
     warnings: tuple[str, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()
     tradeoff: tuple[TradeoffPoint, ...] = ()
+    budget_met: bool | None = None
+
+    @property
+    def int8_share(self) -> float | None:
+        """Of the multiplications, what is INT8; None where the layers were not looked at."""
+        return next((point.int8_share for point in self.tradeoff if point.chosen), None)
 
 
 def calibrate(
@@ -103,6 +112,7 @@ def calibrate(
     *,
     method: Method | Literal["auto"] = "auto",
     rounding: Rounding = "second-order",
+    budget: Budget | None = None,
     limit: int = 512,
     evaluation_data: str | os.PathLike[str] | None = None,
     spec: ModelSpec | None = None,
@@ -121,6 +131,8 @@ def calibrate(
             each tensor the one that disturbs least what is computed from it.
         rounding: how weights are rounded: `nearest`, or `second-order`, such that each layer's output
             changes least.
+        budget: what INT8 may cost. Layers stay in float as far as it takes, the slow ones in INT8. Where that
+            is not enough, the best that was found is written, with a warning.
         limit: frames to use at most; of a longer video, evenly spaced ones.
         evaluation_data: frames to measure accuracy on; where None, a fifth of `data` is held out.
         spec: used instead of the model's own.
@@ -160,9 +172,20 @@ def calibrate(
         frames, held_out = frames.split()
     else:
         held_out = open_frames(evaluation_data, limit=limit)
+    judging, reporting = held_out.split(2) if budget else (held_out, held_out)
+    measuring = Measuring(
+        graph,
+        judging,
+        metrics=tuple(budget.max_drop) if budget else (),
+        threads=threads,
+        progress=progress,
+    )
+    if budget:
+        budget.check(measuring)
 
     plain_only = method == "minmax" and rounding == "nearest"
-    kept = KeptFrames(frames, graph, spec.image, total=None if plain_only else frames.count)
+    searching = bool(budget) or report is not None
+    kept = KeptFrames(frames, graph, spec.image, total=frames.count if searching or not plain_only else None)
     stats, count, digest = observe_activations(
         graph,
         spec.image,
@@ -183,35 +206,57 @@ def calibrate(
         software=_software(),
         diversity=spread,
     )
-    table = plain_table
-    layers: tuple[LayerRounding, ...] = ()
+    unrounded = plain_table
     if method == "auto":
         ranges = select_ranges(graph, stats, kept.tensors, threads=threads, progress=progress)
-        table = dataclasses.replace(plain_table, activations=ranges, method=method)
-        table = centre(graph, table, kept.tensors, threads=threads, progress=progress)
+        unrounded = dataclasses.replace(plain_table, activations=ranges, method=method)
+        unrounded = centre(graph, unrounded, kept.tensors, threads=threads, progress=progress)
     elif method != "minmax":
         ranges = {name: choose_range(entry, method) for name, entry in stats.items()}
-        table = dataclasses.replace(plain_table, activations=ranges, method=method)
-    if rounding == "second-order":
-        table, layers = round_network(graph, table, kept.tensors, threads=threads, progress=progress)
-    kept.tensors.clear()
-    warnings = [*_narrow(count, spread)]
+        unrounded = dataclasses.replace(plain_table, activations=ranges, method=method)
 
-    float_bytes = to_bytes(graph)
-    measured = _measure(graph, table, float_bytes, held_out, threads, progress, "comparing")
+    def rounded(kept_in_float: Mapping[str, str]) -> tuple[QuantizationTable, tuple[LayerRounding, ...]]:
+        table = dataclasses.replace(unrounded, kept_in_float=kept_in_float)
+        if rounding == "nearest" or plain_is_kept:
+            return table, ()
+        return round_network(graph, table, kept.tensors, threads=threads, progress=progress)
+
+    plain_is_kept = False
+    table, layers = rounded({})
+    warnings = [*_narrow(count, spread)]
+    measured = measuring(table, "comparing")
     plain = None
-    if table is not plain_table:
-        plain = _measure(
-            graph, plain_table, float_bytes, held_out, threads, progress, "comparing with the plain way"
-        )
+    if not plain_only:
+        plain = measuring(plain_table, "comparing with the plain way")
         if (worse := measured.worse_than(plain)) is not None:
             plainly = "the largest magnitudes and nearest steps"
             warning = f"{method} ranges with {rounding} rounding gave {worse}"
             if method == "auto":
                 warnings.append(f"{warning}: {plainly} are kept")
-                table, measured, layers = plain_table, plain, ()
+                plain_is_kept = True
+                unrounded = table = plain_table
+                measured, layers = plain, ()
             else:  # asked for by name
                 warnings.append(f"{warning}, which {plainly} give")
+    mixed = None
+    if searching:
+        mixed = mix(
+            graph,
+            budget or Budget(),
+            Trial(kept=(), table=table, layers=layers, measured=measured),
+            rounded=rounded,
+            measuring=measuring,
+            inputs=kept.tensors,
+            threads=threads,
+            progress=progress,
+        )
+        table, layers, measured = mixed.chosen.table, mixed.chosen.layers, mixed.chosen.measured
+    kept.tensors.clear()
+    if budget and mixed:
+        measuring = measuring.on(reporting)
+        measured = measuring(table, "comparing on other frames")
+        plain = plain and measuring(plain_table, "comparing with the plain way on other frames")
+        warnings += _budget_warnings(budget, mixed, judging, measured)
     graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
     # The hash ties the report to the very graph that was measured: a build that makes another one says so.
     identity = {
@@ -231,6 +276,9 @@ def calibrate(
         plain=None if plain is None else plain.accuracy,
         layers=layers,
         warnings=tuple(warnings),
+        sensitivity=mixed.sensitivity if mixed else (),
+        tradeoff=mixed.tradeoff if mixed else (),
+        budget_met=not mixed.misses if mixed and budget else None,
     )
     if report is not None:
         from edgecnn.calibration.report import write_report
@@ -241,49 +289,6 @@ def calibrate(
     return result
 
 
-class _Measured(NamedTuple):
-    """What INT8 costs with a table: as ONNX Runtime runs it, and on the table's own grid."""
-
-    accuracy: Agreement
-    symmetric: Agreement
-    lowered: bytes  # the model that ONNX Runtime gets
-
-    def worse_than(self, other: _Measured) -> str | None:
-        """In words, on which of the two grids it is worse; None where it is on neither."""
-        for grid, one, two in (
-            ("as ONNX Runtime runs it", self.accuracy, other.accuracy),
-            ("on TensorRT's grid", self.symmetric, other.symmetric),
-        ):
-            if one.worst_sqnr_db < two.worst_sqnr_db:
-                return f"{one.worst_sqnr_db:.1f} dB instead of {two.worst_sqnr_db:.1f} {grid}"
-        return None
-
-
-def _measure(
-    graph: ir.Model,
-    table: QuantizationTable,
-    float_bytes: bytes,
-    held_out: FrameSet,
-    threads: int | None,
-    progress: Progress,
-    stage: str,
-) -> _Measured:
-    graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
-    lowered = to_bytes(lower_graph(graph, "int8"))
-    symmetric = graph.clone()
-    quantize(symmetric.graph, table, set(symmetric.graph))
-    total = held_out.count
-
-    def compared(content: bytes, before: int) -> Agreement:
-        def both(_: str, done: int, __: int | None) -> None:
-            progress(stage, before + done, total and 2 * total)
-
-        return measure_accuracy(float_bytes, content, held_out, threads=threads, progress=both)
-
-    accuracy = compared(lowered, 0)
-    return _Measured(accuracy, compared(to_bytes(symmetric), accuracy.images), lowered)
-
-
 def _narrow(count: int, spread: float) -> Iterable[str]:
     if count >= NARROW > spread:
         yield (
@@ -292,84 +297,32 @@ def _narrow(count: int, spread: float) -> Iterable[str]:
         )
 
 
+def _budget_warnings(budget: Budget, mixed: Mix, judging: FrameSet, reported: Measured) -> Iterable[str]:
+    if budget.min_agreement is not None and judging.count * (1 - budget.min_agreement) < 1:
+        yield (
+            f"an agreement of {budget.min_agreement:g} on {judging.count} frames lets none of them differ; "
+            "more frames (--eval-data) choose better"
+        )
+    share = next(point.int8_share for point in mixed.tradeoff if point.chosen)
+    if mixed.misses:
+        yield (
+            f"the budget is not met: {'; '.join(miss.words for miss in mixed.misses)}, with "
+            f"{len(mixed.chosen.kept)} layers in float and {share:.0%} of the multiplications in INT8, the "
+            f"best of {sum(point.accuracy is not None for point in mixed.tradeoff)} sets that were tried. "
+            "Ask for less, calibrate with frames of more scenes, or build with --precision fp16"
+        )
+    elif misses := budget.misses(reported):
+        yield (
+            f"on {reported.accuracy.images} frames that had no part in the choice it is "
+            f"{'; '.join(miss.words for miss in misses)}: ask for a little more than is needed"
+        )
+
+
 def _software() -> dict[str, str]:
     """The packages that the numbers depend on."""
     import onnxruntime
 
     return {"numpy": np.__version__, "onnxruntime": onnxruntime.__version__}
-
-
-def observe_activations(
-    model: ir.Model,
-    image: ImageSpec,
-    frames: Iterable[NDArray[np.uint8]],
-    *,
-    histograms: bool = True,
-    threads: int | None = None,
-    total: int | None = None,
-    progress: Progress = no_progress,
-) -> tuple[dict[str, TensorStats], int, str]:
-    """Run frames through the float model and keep the statistics of every tensor that may be quantized.
-
-    Returns:
-        Tensor name → statistics, the number of frames, and the SHA-256 of their input tensors.
-
-    Raises:
-        DataError: no frames, or an activation that is infinite or NaN.
-    """
-    visible = model.clone()
-    observed = [value for value in activations(visible.graph) if scale_source(value) is value]
-    inputs = set(visible.graph.inputs)
-    visible.graph.outputs.extend(
-        value for value in observed if value not in inputs and not value.is_graph_output()
-    )
-    input_name = str(visible.graph.inputs[0].name)
-    names = [str(value.name) for value in observed if value not in inputs]
-    session = create_session(to_bytes(visible), threads=threads)
-    # A model of a fixed batch gets the same frame in each row: not every tensor has the batch in front.
-    preprocess = Preprocessor(image, batch=fixed_batch(model))
-    stats: dict[str, TensorStats] = {}
-    digest = hashlib.sha256()
-    count = 0
-    for frame in frames:
-        for row in range(len(preprocess.tensor)):
-            preprocess(frame, row)
-        digest.update(preprocess.tensor[0])
-        arrays = [preprocess.tensor, *session.run(names, {input_name: preprocess.tensor})]
-        for name, array in zip([input_name, *names], arrays, strict=True):
-            seen = observe(array, histogram=histograms)
-            if seen.not_finite:
-                raise DataError(
-                    f"activation {name} is infinite or NaN on frame {count}",
-                    got=f"{seen.not_finite} such values",
-                    remedy="Check the preprocessing and the weights: the float model itself overflows",
-                )
-            stats[name] = merge(stats[name], seen) if name in stats else seen
-        count += 1
-        progress("calibrating", count, total)
-    if not count:
-        raise DataError(
-            "no frames to calibrate with", expected="a folder of images, a video, a camera or a .npy"
-        )
-    return stats, count, digest.hexdigest()
-
-
-def weight_scales(model: ir.Model) -> dict[str, WeightScales]:
-    """Per-channel scales amax / 127 for the constant weights of every anchor and ConvTranspose.
-
-    A dead channel, all zero, gets scale 1: TensorRT refuses scales that are not positive.
-    """
-    scales: dict[str, WeightScales] = {}
-    for node in model.graph:
-        weight = weight_of(node)
-        if weight is None or weight.const_value is None or weight.name in scales:
-            continue
-        values = np.abs(weight.const_value.numpy().astype(np.float64))
-        axis = weight_axis(node)
-        amax = values.max(axis=tuple(index for index in range(values.ndim) if index != axis))
-        amax = np.where(amax == 0, LEVELS, np.maximum(amax, SMALLEST_AMAX))
-        scales[str(weight.name)] = WeightScales(axis=axis, scales=tuple((amax / LEVELS).tolist()))
-    return scales
 
 
 def _check_quantizable(model: ir.Model, *, name: str) -> None:

@@ -1,14 +1,24 @@
-"""Automatic mixed precision: the cheapest set of layers that stays in float such that a budget is met."""
+"""What INT8 may cost, and what it costs with more or fewer layers in float: the values of mixed precision."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from edgecnn.calibration.measurement import Measured, Measuring, agreements
 from edgecnn.compare import Agreement
+from edgecnn.errors import BuildError
 
-__all__ = ["Budget", "TradeoffPoint"]
+__all__ = ["Budget", "Miss", "TradeoffPoint"]
+
+
+class Miss(NamedTuple):
+    """What of a budget does not hold: `sqnr`, `agreement` or `drop`, and in words how far it is off."""
+
+    measure: str
+    words: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +29,59 @@ class Budget:
         min_sqnr_db: the lowest SQNR of any output, in dB.
         min_agreement: the lowest of the task's metrics of agreement with FP32, such as `top1_agreement`, from
             0 to 1.
-        max_drop: metric of the task → by how many points of a hundred it may lie below FP32's.
+        max_drop: metric of `edgecnn.evaluation` → by how many points of a hundred it may be worse than with
+            FP32; of an error such as `rmse`, in its own unit.
     """
 
     min_sqnr_db: float | None = None
     min_agreement: float | None = None
     max_drop: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.min_sqnr_db is not None and not math.isfinite(self.min_sqnr_db):
+            raise BuildError("the lowest SQNR is wrong", got=str(self.min_sqnr_db), expected="a number of dB")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise BuildError(
+                "the lowest agreement is wrong", got=str(self.min_agreement), expected="0 to 1, such as 0.985"
+            )
+        for name, points in self.max_drop.items():
+            if not 0 <= points < math.inf:
+                raise BuildError(
+                    f"the largest drop of {name} is wrong", got=str(points), expected="points from 0"
+                )
+
+    def __bool__(self) -> bool:
+        return bool(self.max_drop) or (self.min_sqnr_db, self.min_agreement) != (None, None)
+
+    def misses(self, measured: Measured) -> tuple[Miss, ...]:
+        """What does not hold; none where all is met."""
+        found = []
+        for grid, one, drops in measured.grids:
+            if self.min_sqnr_db is not None and one.worst_sqnr_db < self.min_sqnr_db:
+                words = f"SQNR {one.worst_sqnr_db:.2f} dB instead of {self.min_sqnr_db:g} {grid}"
+                found.append(Miss("sqnr", words))
+            for name, value in agreements(one).items():
+                if self.min_agreement is not None and value < self.min_agreement:
+                    words = f"{name} {value:.4f} instead of {self.min_agreement:g} {grid}"
+                    found.append(Miss("agreement", words))
+            for name, points in self.max_drop.items():
+                if drops[name] > points:
+                    words = f"{name} worse by {drops[name]:.2f} instead of {points:g} {grid}"
+                    found.append(Miss("drop", words))
+        return tuple(found)
+
+    def check(self, measuring: Measuring) -> None:
+        """Raise BuildError for what the task does not measure, as the float model by itself shows."""
+        if self.min_agreement is not None and not measuring.agreements():
+            raise BuildError(
+                "the lowest agreement cannot be asked for",
+                got="a task that has no measure of agreement",
+                remedy="Give the lowest SQNR instead, with --min-sqnr",
+            )
+        scores = measuring.scores() if self.max_drop else {}
+        for name in self.max_drop:
+            if name not in scores:
+                raise BuildError("no such metric", got=name, expected="one of " + ", ".join(scores))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +92,8 @@ class TradeoffPoint:
         kept_in_float: the layers' names, the first that was taken out of INT8 first.
         int8_share: of the multiplications of all convolutions and matrix products, the share that is INT8.
         predicted_sqnr_db: by the layers' sensitivities, on TensorRT's grid.
-        accuracy: measured, as ONNX Runtime runs it; None where only the prediction was made.
+        accuracy: measured, as ONNX Runtime runs it, on the frames that choose; None where only the prediction
+            was made.
         symmetric: measured on TensorRT's grid; None as above.
         chosen: whether this is the set that was taken.
     """
@@ -50,23 +108,24 @@ class TradeoffPoint:
     @property
     def sqnr_db(self) -> float | None:
         """The lower of the two grids' measured SQNR; None where not measured, infinite where identical."""
-        both = self._measured()
-        return min((one.worst_sqnr_db for one in both), default=None)
+        return min((one.worst_sqnr_db for one in self._measured()), default=None)
 
     @property
     def agreement(self) -> float | None:
         """The lowest measured metric of agreement; None where not measured, or the task has none."""
-        return min((value for one in self._measured() for value in one.metrics.values()), default=None)
+        values = [value for one in self._measured() for value in agreements(one).values()]
+        return min(values, default=None)
 
     def _measured(self) -> tuple[Agreement, ...]:
         return tuple(one for one in (self.accuracy, self.symmetric) if one is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""
+        predicted = self.predicted_sqnr_db
         return {
             "kept_in_float": list(self.kept_in_float),
             "int8_share": self.int8_share,
-            "predicted_sqnr_db": self.predicted_sqnr_db,
+            "predicted_sqnr_db": None if math.isinf(predicted) else predicted,
             "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
             "symmetric": None if self.symmetric is None else self.symmetric.to_dict(),
             "chosen": self.chosen,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn.backends.onnxruntime import create_session
-from edgecnn.calibration.calibrator import observe_activations, weight_scales
+from edgecnn.calibration.observation import observe_activations, weight_scales
 from edgecnn.calibration.ranges import choose_range
 from edgecnn.errors import ModelFormatError
 from edgecnn.export.graph import load_graph, to_bytes

@@ -33,6 +33,7 @@ edgecnn calibrate model.onnx --data photos/ -o model.calibrated.onnx --report re
 edgecnn calibrate model.onnx --data drive.mp4 --limit 300 --eval-data other-day.mp4 -o model.calibrated.onnx
 edgecnn calibrate foreign.onnx --preset imagenet --data frames.npy -o model.calibrated.onnx
 edgecnn calibrate model.onnx --data photos/ --method minmax --rounding nearest -o quick.onnx
+edgecnn calibrate model.onnx --data photos/ --min-sqnr 25 --min-agreement 0.985 -o mixed.onnx
 """
     ),
 )
@@ -58,6 +59,25 @@ edgecnn calibrate model.onnx --data photos/ --method minmax --rounding nearest -
     help="How weights are rounded; second-order: such that each layer's output changes least.",
 )
 @click.option(
+    "--min-sqnr",
+    type=float,
+    metavar="DB",
+    help="Keep layers in float until the outputs have this SQNR, on both grids.",
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Keep layers in float until the task's agreement with FP32, such as top1_agreement, is that high.",
+)
+@click.option(
+    "--max-drop",
+    multiple=True,
+    metavar="METRIC=POINTS",
+    help="Keep layers in float until a metric of the task, such as top1 or map_50_95, is no more points of a "
+    "hundred below FP32's. May be given several times.",
+)
+@click.option(
     "--limit",
     type=click.IntRange(min=2),
     default=512,
@@ -78,6 +98,9 @@ def command(
     output: Path,
     method: Any,
     rounding: Any,
+    min_sqnr: float | None,
+    min_agreement: float | None,
+    max_drop: tuple[str, ...],
     limit: int,
     eval_data: str | None,
     report: Path | None,
@@ -91,8 +114,9 @@ def command(
     The calibrated model is the float model with the quantization table and the accuracy report in it;
     build any precision from it.
     """
-    from edgecnn.calibration import calibrate
+    from edgecnn.calibration import Budget, calibrate
 
+    budget = Budget(min_sqnr_db=min_sqnr, min_agreement=min_agreement, max_drop=_drops(max_drop))
     with progress_bar() as progress:
         result = calibrate(
             model,
@@ -100,6 +124,7 @@ def command(
             output,
             method=method,
             rounding=rounding,
+            budget=budget or None,
             limit=limit,
             evaluation_data=eval_data,
             spec=model_spec(model, spec_options),
@@ -109,6 +134,22 @@ def command(
             progress=progress,
         )
     _show(result, as_json)
+    if result.budget_met is False:
+        raise SystemExit(1)
+
+
+def _drops(texts: tuple[str, ...]) -> dict[str, float]:
+    """`METRIC=POINTS` → points of each metric."""
+    drops = {}
+    for text in texts:
+        name, _, points = text.partition("=")
+        try:
+            drops[name] = float(points)
+        except ValueError as error:
+            raise click.BadParameter(
+                f"{text}: expected METRIC=POINTS, such as top1=0.5", param_hint="--max-drop"
+            ) from error
+    return drops
 
 
 def _show(result: CalibrationResult, as_json: bool) -> None:
@@ -133,6 +174,10 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
     if result.layers:
         better = sum(layer.shrinkage is not None for layer in result.layers)
         rows.append(("layers that second-order rounding helped", f"{better} of {len(result.layers)}", "", ""))
+    if result.int8_share is not None:
+        rows.append(("multiplications in INT8", f"{result.int8_share:.1%}", "", ""))
+        rows.append(("layers in float", f"{len(table.kept_in_float)}", "", ""))
+        rows += [(f"in float: {name}", reason, "", "") for name, reason in table.kept_in_float.items()]
     print_table(
         f"{result.path}: {table.method} ranges of {len(table.activations)} tensors "
         f"from {table.frames} frames; INT8 against FP32 on {accuracy.images} held-out frames",
@@ -155,6 +200,11 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
             "symmetric": result.symmetric.to_dict(),
             "plain": plain.to_dict() if plain is not None else None,
             "layers": [layer.to_dict() for layer in result.layers],
+            "kept_in_float": dict(table.kept_in_float),
+            "int8_share": result.int8_share,
+            "budget_met": result.budget_met,
+            "sensitivity": [layer.to_dict() for layer in result.sensitivity],
+            "tradeoff": [point.to_dict() for point in result.tradeoff],
         },
         as_json,
     )

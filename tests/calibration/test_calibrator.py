@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 
 from edgecnn.calibration import calibrate
-from edgecnn.calibration.calibrator import observe_activations, weight_scales
+from edgecnn.calibration.observation import observe_activations, weight_scales
 from edgecnn.errors import (
     BuildError,
     DataError,
@@ -439,7 +439,7 @@ def test_a_full_disk(data: Path, tmp_path: Path) -> None:
 _PEAK = """
 import resource, sys
 import numpy as np
-from edgecnn.calibration.calibrator import observe_activations
+from edgecnn.calibration.observation import observe_activations
 from edgecnn.export.graph import load_graph
 from tests.networks import spec
 graph = load_graph(sys.argv[1])

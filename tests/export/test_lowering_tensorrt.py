@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
-from edgecnn.calibration.calibrator import observe_activations, weight_scales
+from edgecnn.calibration.observation import observe_activations, weight_scales
 from edgecnn.calibration.ranges import choose_range
 from edgecnn.cli import main
 from edgecnn.compare import compare

@@ -1,0 +1,157 @@
+"""What INT8 costs with a table, measured on both grids that there are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
+from edgecnn.compare import Agreement, compare
+from edgecnn.dataset import FrameSet
+from edgecnn.evaluation import Labelled, LabelledByModel, evaluate, higher_is_better
+from edgecnn.export.graph import to_bytes
+from edgecnn.export.lowering import lower_graph
+from edgecnn.export.lowering.tensorrt_int8 import quantize
+from edgecnn.metadata import QUANTIZATION_KEY
+from edgecnn.model import Model
+from edgecnn.progress import Progress
+from edgecnn.quantization import QuantizationTable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Measured", "Measuring", "agreements"]
+
+
+class Measured(NamedTuple):
+    """What INT8 costs with a table.
+
+    Attributes:
+        accuracy: as ONNX Runtime runs it.
+        symmetric: on the table's own grid, which TensorRT gets, with all else in FP32.
+        lowered: the bytes of the model that ONNX Runtime gets.
+        drops: metric → by how much it is worse than FP32's, in points of a hundred (of an error, in its own
+            unit), as ONNX Runtime runs it and on TensorRT's grid; empty where none was asked for.
+    """
+
+    accuracy: Agreement
+    symmetric: Agreement
+    lowered: bytes
+    drops: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
+
+    @property
+    def grids(self) -> tuple[tuple[str, Agreement, Mapping[str, float]], ...]:
+        """Both, with what to call them in a sentence."""
+        return (
+            ("as ONNX Runtime runs it", self.accuracy, self.drops[0]),
+            ("on TensorRT's grid", self.symmetric, self.drops[1]),
+        )
+
+    @property
+    def sqnr_db(self) -> float:
+        """The lower one of the two grids."""
+        return min(self.accuracy.worst_sqnr_db, self.symmetric.worst_sqnr_db)
+
+    def worse_than(self, other: Measured) -> str | None:
+        """In words, on which of the two grids it is worse; None where it is on neither."""
+        for (grid, one, _), (_, two, _) in zip(self.grids, other.grids, strict=True):
+            if one.worst_sqnr_db < two.worst_sqnr_db:
+                return f"{one.worst_sqnr_db:.1f} dB instead of {two.worst_sqnr_db:.1f} {grid}"
+        return None
+
+
+def agreements(agreement: Agreement) -> dict[str, float]:
+    """The metrics by which two models are said to agree."""
+    return {name: value for name, value in agreement.metrics.items() if name.endswith("_agreement")}
+
+
+class Measuring:
+    """Compares a model with a table to itself in float.
+
+    Args:
+        model: the float model; a change of its metadata is seen.
+        frames: to compare on.
+        metrics: of `edgecnn.evaluation`, whose drops are wanted.
+        labelled: for those metrics; where None, what the float model finds is taken as right.
+        threads: CPU threads; ONNX Runtime's own choice where None.
+        progress: called as frames are done.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        frames: FrameSet,
+        *,
+        metrics: Collection[str] = (),
+        labelled: Labelled | None = None,
+        threads: int | None,
+        progress: Progress,
+    ) -> None:
+        self.model, self.frames = model, frames
+        self._metrics = metrics
+        self._labelled = labelled
+        self._threads = threads
+        self._progress = progress
+
+    def __call__(self, table: QuantizationTable, stage: str) -> Measured:
+        """Measure; `stage` is what the progress is called."""
+        quantized = self.model.clone()
+        quantized.metadata_props[QUANTIZATION_KEY] = table.to_json()
+        lowered = to_bytes(lower_graph(quantized, "int8"))
+        quantize(quantized.graph, table, set(quantized.graph))
+        with ExitStack() as stack:
+
+            def opened(content: bytes, name: str) -> Model:
+                return stack.enter_context(
+                    Model(OnnxRuntimeBackend(content, threads=self._threads), name=name)
+                )
+
+            exact = opened(to_bytes(self.model), "the FP32 model")
+            grids = [opened(content, "the lowered model") for content in (lowered, to_bytes(quantized))]
+            accuracy, symmetric = (
+                self._compared(exact, model, stage, number) for number, model in enumerate(grids)
+            )
+            drops = [self._drops(exact, model) for model in grids] if self._metrics else [{}, {}]
+        return Measured(accuracy, symmetric, lowered, (drops[0], drops[1]))
+
+    def on(self, frames: FrameSet, labelled: Labelled | None = None) -> Measuring:
+        """The same on other frames."""
+        return Measuring(
+            self.model,
+            frames,
+            metrics=self._metrics,
+            labelled=labelled,
+            threads=self._threads,
+            progress=self._progress,
+        )
+
+    def agreements(self) -> dict[str, float]:
+        """The task's metrics of agreement, of the float model with itself on one frame."""
+        with Model(OnnxRuntimeBackend(to_bytes(self.model), threads=self._threads)) as exact:
+            return agreements(compare(exact, exact, itertools.islice(self.frames, 1)))
+
+    def scores(self) -> dict[str, float]:
+        """The float model's own metrics on the frames, or on the labelled ones."""
+        with Model(OnnxRuntimeBackend(to_bytes(self.model), threads=self._threads)) as exact:
+            return self._scores(exact, exact)
+
+    def _compared(self, exact: Model, model: Model, stage: str, number: int) -> Agreement:
+        total = self.frames.count
+
+        def both(_: str, done: int, __: int | None) -> None:
+            self._progress(stage, number * total + done, 2 * total)
+
+        return compare(exact, model, self.frames, total=total, progress=both)
+
+    def _drops(self, exact: Model, model: Model) -> dict[str, float]:
+        right, found = self._scores(exact, exact), self._scores(exact, model)
+        return {
+            name: 100 * (right[name] - found[name]) if higher_is_better(name) else found[name] - right[name]
+            for name in self._metrics
+        }
+
+    def _scores(self, exact: Model, model: Model) -> dict[str, float]:
+        labelled = self._labelled or LabelledByModel(exact, self.frames)
+        return dict(evaluate(model, labelled, progress=self._progress).metrics)
