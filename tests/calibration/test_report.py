@@ -69,7 +69,7 @@ def test_the_page_holds_everything_and_nothing_from_outside(model: Path) -> None
     assert main([*command, "-o", str(output), "--report", str(report)]) == 0
     text = report.read_text(encoding="utf-8")
     page = Page(text)
-    assert page.sections == ["accuracy", "depth", "layers", "ranges", "fp16"]  # no budget, so no trade-off
+    assert page.sections == ["accuracy", "depth", "tradeoff", "layers", "ranges", "fp16"]
     # The only names that are followed are places on this page.
     outside = [value for name, value in page.attributes if name in ("href", "src", "xlink:href", "data")]
     assert all(str(value).startswith("#") for value in outside)
