@@ -6,7 +6,8 @@
     ├── SpecError               (ValueError)         the model does not say how to use it, or says nonsense
     ├── InputError              (ValueError)         a frame or tensor of the wrong shape or dtype
     ├── SourceError             (OSError)            a camera, video or image that cannot be read
-    ├── DataError               (ValueError)         no frames to calibrate or compare with
+    ├── DataError               (ValueError)         no frames to measure with, or no sane labels
+    │   └── UnlabelledError                          frames, but no labels
     ├── ExportError             (RuntimeError)       PyTorch could not be turned into ONNX
     │   └── ParityError                              it could, and the result differs
     ├── UnsafeWeightsError      (ValueError)         a pickle that would run code
@@ -42,6 +43,7 @@ __all__ = [
     "ParityError",
     "SourceError",
     "SpecError",
+    "UnlabelledError",
     "UnsafeWeightsError",
 ]
 
@@ -102,7 +104,11 @@ class SourceError(EdgeCNNError, OSError):
 
 
 class DataError(EdgeCNNError, ValueError):
-    """The data for calibration or comparison is missing, empty or too small."""
+    """The data for calibration, comparison or evaluation is missing, empty, too small or damaged."""
+
+
+class UnlabelledError(DataError):
+    """There are no labels with the data."""
 
 
 class ExportError(EdgeCNNError, RuntimeError):

@@ -9,7 +9,7 @@ folder with one .json         COCO
 
 from __future__ import annotations
 
-from edgecnn.errors import DataError
+from edgecnn.errors import DataError, UnlabelledError
 from edgecnn.evaluation.labelled import Item, Place
 
 __all__ = ["ANY", "box_items"]
@@ -42,7 +42,7 @@ def box_items(place: Place, *, masks: bool, keypoints: int | None) -> list[Item]
         if (data / "labels").is_dir() or place.images is not None:
             return yolo_items(place, None, masks=masks, keypoints=keypoints)
         what = f"{len(files)} .json files" if files else "neither a .json, nor data.yaml, nor labels/"
-        raise DataError(
+        raise UnlabelledError(
             f"no labels of boxes in {data}",
             got=what,
             expected="COCO's annotations.json, or YOLO's data.yaml or images/ and labels/",

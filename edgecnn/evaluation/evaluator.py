@@ -64,7 +64,8 @@ def open_labelled(
         limit: images to use at most, evenly spaced.
 
     Raises:
-        DataError: there are none, they cannot be read, or their classes are not the model's.
+        UnlabelledError: there are none.
+        DataError: they cannot be read, are damaged, or their classes are not the model's.
     """
     if limit is not None and limit < 1:
         raise DataError("limit is wrong", got=str(limit), expected="a whole number from 1")

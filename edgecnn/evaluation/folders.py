@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgecnn.camera.images import natural_key
-from edgecnn.errors import DataError
+from edgecnn.camera.images import is_image_name, natural_key
+from edgecnn.errors import DataError, UnlabelledError
 from edgecnn.evaluation.labelled import Place
 from edgecnn.evaluation.reading import excerpt, images_in, inside, read_bytes
 
@@ -49,12 +49,17 @@ def class_folders(folder: Path, *, leave_out: str = "") -> dict[str, list[Path]]
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}", expected="a folder with a folder of images for each class")
+    loose = next((path for path in folder.iterdir() if is_image_name(path) and path.is_file()), None)
+    if loose is not None:
+        raise UnlabelledError(
+            f"images are in {folder} itself", got=excerpt(loose.name), expected="a folder for each class"
+        )
     names = sorted((path.name for path in folder.iterdir() if path.is_dir()), key=natural_key)
     found = {
         name: images_in(folder / name) for name in names if name != leave_out and not name.startswith(".")
     }
     if not found:
-        raise DataError(
+        raise UnlabelledError(
             f"no folders in {folder}", expected="one for each class, called after it, with images in it"
         )
     return found
@@ -82,7 +87,7 @@ def label_pairs(place: Place, folder_name: str, suffixes: tuple[str, ...]) -> li
     pairs = [(image, label) for image in images if (label := label_beside(image, folder, used)) is not None]
     if not pairs:
         wanted = " or ".join(f"{images[0].stem}{suffix}" for suffix in used)
-        raise DataError(f"no labels for the images of {place.data}", expected=f"{wanted} in {folder}")
+        raise UnlabelledError(f"no labels for the images of {place.data}", expected=f"{wanted} in {folder}")
     return pairs
 
 

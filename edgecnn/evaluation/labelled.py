@@ -105,18 +105,30 @@ class LabelledSet:
             return self
         return LabelledSet(self.name, [self.items[index * count // limit] for index in range(limit)])
 
+    def images(self) -> Iterator[NDArray[np.uint8]]:
+        """The images alone."""
+        return (image for _, image in self._readable())
+
     def __iter__(self) -> Iterator[LabelledFrame]:
-        for path, read in self.items:
-            try:
-                image = read_image(path)
-            except SourceError as error:
-                self._skipped[path] = Skipped(path, error.got or error.what)
-                continue
+        for (path, read), image in self._readable():
             height, width = image.shape[:2]
             yield LabelledFrame(image, read((height, width)), str(path))
+
+    def _readable(self) -> Iterator[tuple[Item, NDArray[np.uint8]]]:
+        for item in self.items:
+            image = self._image(item.path)
+            if image is not None:
+                yield item, image
         if len(self._skipped) == len(self.items):
             last = next(reversed(self._skipped.values()))
             raise DataError(
                 f"none of these {len(self.items)} images of {self.name} can be read",
                 got=f"{last.path}: {last.reason}",
             )
+
+    def _image(self, path: Path) -> NDArray[np.uint8] | None:
+        try:
+            return read_image(path)
+        except SourceError as error:
+            self._skipped[path] = Skipped(path, error.got or error.what)
+            return None

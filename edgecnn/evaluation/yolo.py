@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.camera.images import is_image_name
-from edgecnn.errors import BackendUnavailableError, DataError
+from edgecnn.errors import BackendUnavailableError, DataError, UnlabelledError
 from edgecnn.evaluation.box_labels import ANY
 from edgecnn.evaluation.folders import own_file
 from edgecnn.evaluation.labelled import Item, Place
@@ -49,7 +49,7 @@ def yolo_items(place: Place, file: Path | None, *, masks: bool, keypoints: int |
     else:
         labels = {image: _label_path(image) for image in images}
     if not any(path.is_file() for path in labels.values()):
-        raise DataError(
+        raise UnlabelledError(
             f"no labels for the images of {place.data}", expected=str(next(iter(labels.values())))
         )
     ids = _class_ids(settings, place, file)

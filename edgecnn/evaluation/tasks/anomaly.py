@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.errors import DataError
+from edgecnn.errors import DataError, UnlabelledError
 from edgecnn.evaluation.folders import class_folders, label_beside
 from edgecnn.evaluation.labelled import Item, Place
 from edgecnn.evaluation.maps import check_size, read_mask
@@ -106,7 +106,7 @@ def labels(place: Place) -> list[Item]:
     top = place.data / "test" if (place.data / "test").is_dir() else place.data
     folders = class_folders(top, leave_out="ground_truth")
     if not set(folders) & set(GOOD):
-        raise DataError(
+        raise UnlabelledError(
             f"no folder of good images in {top}",
             got=", ".join(sorted(folders)[:12]),
             expected=" or ".join(GOOD),

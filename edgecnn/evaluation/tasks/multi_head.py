@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from edgecnn.errors import DataError
+from edgecnn.errors import UnlabelledError
 from edgecnn.evaluation.labelled import Item, Place
 from edgecnn.evaluation.scores import Scores
 from edgecnn.evaluation.tasks import Metric, available_metrics, metric_module
@@ -70,7 +70,7 @@ def labels(place: Place) -> list[Item]:
         for item in metric_module(spec.task).labels(Place(data=data, images=images, spec=spec)):
             merged.setdefault(item.path.resolve(), {})[name] = item.read
     if not merged:
-        raise DataError(
+        raise UnlabelledError(
             f"no labels in {place.data}",
             expected="images/, and a folder or .json for a head: " + ", ".join(_specs(place.spec)),
         )
