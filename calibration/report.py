@@ -18,7 +18,6 @@ from edgecnn.calibration.second_order import LayerRounding
 from edgecnn.compare import Agreement
 from edgecnn.dataset import FrameSet
 from edgecnn.errors import BuildError, DataError
-from edgecnn.export.fp16_reference import rounded_to_fp16
 from edgecnn.export.graph import to_bytes
 from edgecnn.export.layers import compare_graphs
 from edgecnn.export.lowering import lower_graph
@@ -229,8 +228,9 @@ def _half(model: ir.Model, frames: FrameSet, threads: int | None, progress: Prog
     try:
         lowered, report = _lowered(model, "fp16")
         kept = report["kept_fp32"]
-        content = to_bytes(rounded_to_fp16(lowered))
-        accuracy = measure_accuracy(to_bytes(model), content, frames, threads=threads, progress=measuring)
+        accuracy = measure_accuracy(
+            to_bytes(model), to_bytes(lowered), frames, threads=threads, progress=measuring
+        )
     except (BuildError, DataError) as error:
         return Half(kept=kept, problem=f"FP16 cannot be measured: {error}")
     return Half(kept=kept, accuracy=accuracy)

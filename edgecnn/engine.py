@@ -68,6 +68,7 @@ class EngineInfo:
         version_compatible, hardware_compatibility, dla_core: as asked; see the build's options.
         profiles: for each profile, input → its smallest, best and largest shape.
         precision: what was asked for: `fp32`, `fp16`, `int8`; None where nobody said.
+        kept_fp32: node → why it computes in FP32, of an FP16 or INT8 graph.
         convolutions: type → share of the convolutions' operations that the compiler computes in it.
         plan_bytes, plan_sha256: of the plan.
         source: the model file's name; source_sha256 is of its bytes, graph_sha256 of the lowered graph that
@@ -97,6 +98,7 @@ class EngineInfo:
     dla_core: int | None = None
     profiles: tuple[Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]], ...] = ()
     precision: str | None = None
+    kept_fp32: Mapping[str, str] = field(default_factory=dict)
     convolutions: Mapping[str, float] = field(default_factory=dict)
     source: str | None = None
     source_sha256: str | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ from edgecnn.export.camera_front import with_camera
 from edgecnn.export.graph import to_bytes
 from edgecnn.export.lowering import PRECISIONS, Precision, lower_graph
 from edgecnn.export.measure import check_spec, compiled, measure_accuracy, measure_latency
+from edgecnn.export.observed import observe_ranges
 from edgecnn.export.qdq import load_float_graph
 from edgecnn.files import check_output, write_atomic
 from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, QUANTIZATION_KEY, read_json
@@ -51,6 +52,7 @@ class Candidate:
         latency_ms: of one inference on this machine; None where it was not measured.
         accuracy: against FP32: `images`, `outputs`, the task's metrics; None where it was not measured.
         accuracy_from: `measured now`, or `calibration` where the model carries it.
+        kept_fp32: for FP16, node → why it stays in FP32.
     """
 
     precision: Precision
@@ -60,6 +62,7 @@ class Candidate:
     latency_ms: Mapping[str, float] | None = None
     accuracy: Mapping[str, Any] | None = None
     accuracy_from: str | None = None
+    kept_fp32: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def agreement(self) -> float | None:
@@ -79,6 +82,7 @@ class Candidate:
             "latency_ms": self.latency_ms,
             "accuracy": self.accuracy,
             "accuracy_from": self.accuracy_from,
+            "kept_fp32": dict(self.kept_fp32),
         }
 
 
@@ -132,16 +136,20 @@ def build_onnxruntime(
     check_min_agreement(min_agreement)
     destination = check_output(output, force=force)
     graph = load_float_graph(model)
-    check_spec(graph, spec, name=str(model))
+    spec = check_spec(graph, spec, name=str(model))
     warnings = []
     lowered: dict[Precision, bytes] = {}
+    half: dict[str, Any] = {}
     for name in PRECISIONS:
         wanted = precision in (name, "auto") or (name == "fp32" and data is not None)
         if precision == "auto" and name == "int8" and QUANTIZATION_KEY not in graph.metadata_props:
             warnings.append("INT8 was not considered: the model is not calibrated")
         elif wanted:
             try:
-                lowered[name] = to_bytes(lower_graph(graph, name))
+                if name == "fp16":
+                    lowered[name], half = _lower_fp16(graph, spec, data, progress)
+                else:
+                    lowered[name] = to_bytes(lower_graph(graph, name))
             except BuildError as error:
                 if precision != "auto" or name == "fp32":
                     raise
@@ -160,12 +168,15 @@ def build_onnxruntime(
                 latency_ms=latencies.get(name),
                 accuracy=accuracy,
                 accuracy_from=source,
+                kept_fp32=half["kept_fp32"] if name == "fp16" else {},
             )
         )
     if precision == "auto":
         chosen, reason = _choose(candidates, min_agreement)
     else:
         chosen, reason = next(c for c in candidates if c.precision == precision), "asked for"
+    if chosen.precision == "fp16":
+        warnings += half["warnings"]
     content = _with_report(lowered[chosen.precision], chosen)
     if camera is not None:
         content = with_camera(content, camera)
@@ -183,6 +194,17 @@ def check_min_agreement(value: float) -> None:
     """Raise BuildError unless it is a share."""
     if not 0 <= value <= 1:
         raise BuildError("min_agreement is wrong", got=str(value), expected="0 to 1")
+
+
+def _lower_fp16(
+    graph: ir.Model, spec: ModelSpec, data: FrameSet | None, progress: Progress
+) -> tuple[bytes, dict[str, Any]]:
+    """The FP16 model, and the report of its lowering. Without calibration, `data` says what overflows."""
+    ranges = None
+    if data is not None and QUANTIZATION_KEY not in graph.metadata_props:
+        ranges = observe_ranges(graph, spec.image, data, total=data.count, progress=progress)
+    lowered = lower_graph(graph, "fp16", ranges=ranges)
+    return to_bytes(lowered), (read_json(lowered.metadata_props, BUILD_KEY) or {})["lowering"]
 
 
 def _accuracy(

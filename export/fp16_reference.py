@@ -13,16 +13,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecnn.export.graph import constant
+from edgecnn.export.graph import constant, to_bytes
 from edgecnn.export.placement import is_mover
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["rounded_to_fp16"]
+__all__ = ["as_fp16_computes", "rounded_to_fp16"]
 
 _EXACT = frozenset({"Clip", "Concat", "Identity", "Max", "MaxPool", "Min", "Neg", "Relu"})
 """Operators whose results are FP16 numbers wherever what they read are; with those that only move values."""
+
+
+def as_fp16_computes(content: bytes) -> bytes:
+    """`rounded_to_fp16` for the bytes of an ONNX file; they themselves where there is no FP16 in it."""
+    import onnx
+    import onnx_ir as ir
+
+    proto = onnx.load_from_string(content)
+    if all(tensor.data_type != onnx.TensorProto.FLOAT16 for tensor in proto.graph.initializer):
+        return content
+    return to_bytes(rounded_to_fp16(ir.from_proto(proto)))
 
 
 def rounded_to_fp16(model: ir.Model) -> ir.Model:
@@ -32,6 +43,7 @@ def rounded_to_fp16(model: ir.Model) -> ir.Model:
     inputs or outputs are FP16 was not lowered here, and is returned as it is.
     """
     import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     copy = model.clone()
     graph = copy.graph
@@ -69,4 +81,5 @@ def rounded_to_fp16(model: ir.Model) -> ir.Model:
             ir.convenience.replace_all_uses_with(value, up.outputs[0])
             down.replace_input_with(0, value)
             graph.insert_after(node, [down, up])
+    RemoveUnusedNodesPass()(copy)  # and the FP16 constants
     return copy

@@ -16,6 +16,7 @@ import numpy as np
 from edgecnn.backends.onnxruntime import OnnxRuntimeBackend, create_session
 from edgecnn.compare import Agreement, compare
 from edgecnn.dataset import FrameSet
+from edgecnn.export.fp16_reference import as_fp16_computes
 from edgecnn.export.graph import to_bytes
 from edgecnn.metadata import SPEC_KEY
 from edgecnn.model import Model
@@ -158,9 +159,14 @@ def measure_accuracy(
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> Agreement:
-    """Compare two models, given as the bytes of their ONNX files, on the same frames in ONNX Runtime."""
+    """Compare two models, given as the bytes of their ONNX files, on the same frames in ONNX Runtime.
+
+    FP16 in the second one counts as FP16 hardware computes it; see `edgecnn.export.fp16_reference`.
+    """
     with (
         Model(OnnxRuntimeBackend(reference, threads=threads), name="the FP32 model") as first,
-        Model(OnnxRuntimeBackend(other, threads=threads), name="the lowered model") as second,
+        Model(
+            OnnxRuntimeBackend(as_fp16_computes(other), threads=threads), name="the lowered model"
+        ) as second,
     ):
         return compare(first, second, frames, total=frames.count, progress=progress)

@@ -9,6 +9,7 @@ import click
 
 from edgecnn.cli.camera_options import camera_options
 from edgecnn.cli.common import (
+    by_reason,
     emit,
     example_help,
     force_option,
@@ -153,3 +154,6 @@ def _show(result: BuildResult, as_json: bool) -> None:
         )
     header = ("precision", "file", "inference p50", "SQNR", "agreement", "convolutions")
     print_table(f"{result.path}: {result.precision} ({result.reason})", rows, header, as_json=as_json)
+    kept = next((c.kept_fp32 for c in result.candidates if c.precision == result.precision), {})
+    for line in by_reason(kept):
+        click.echo(f"  in FP32: {line}", err=as_json)

@@ -104,6 +104,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
+def by_reason(nodes: Mapping[str, str]) -> list[str]:
+    """Node → reason as lines: the nodes that share a reason, three of them by name, and the reason."""
+    reasons: dict[str, list[str]] = {}
+    for node, reason in nodes.items():
+        reasons.setdefault(reason, []).append(node)
+    lines = []
+    for reason, names in reasons.items():
+        others = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(printable(f"{', '.join(names[:3])}{others}: {reason}"))
+    return lines
+
+
 def print_table(
     title: str,
     rows: Sequence[Sequence[object]],

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecnn.cli.common import emit, print_table, progress_bar, say
+from edgecnn.cli.common import by_reason, emit, print_table, progress_bar, say
 from edgecnn.cli.engine_options import EngineOptions
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def show_engine(result: EngineBuildResult, target: str, as_json: bool) -> None:
             info.gpu or "compute capability " + (", ".join(info.compute_capabilities) or "8.0 and later"),
         ),
         *_accuracy(info.accuracy),
+        *(("in FP32", line) for line in by_reason(info.kept_fp32)),
         *_totals(result.report),
     ]
     title = f"{result.path}: {result.precision} ({result.reason})"

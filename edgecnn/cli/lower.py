@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgecnn.cli.common import emit, example_help, force_option, json_option, printable
+from edgecnn.cli.common import by_reason, emit, example_help, force_option, json_option, printable
 
 __all__ = ["command"]
 
@@ -111,12 +111,8 @@ def _for_dla(
 
 def _describe(lowering: Mapping[str, Any]) -> None:
     """What was kept in FP32 and out of INT8, and why: a line a reason, with the layers that it is true of."""
-    for what in ("kept_fp32", "not_quantized"):
-        layers: dict[str, list[str]] = {}
-        for node, reason in lowering[what].items():
-            layers.setdefault(reason, []).append(node)
-        for reason, nodes in layers.items():
-            others = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
-            click.echo(f"  {_WORDS[what]}: {', '.join(nodes[:3])}{others}: {reason}")
+    for what, words in _WORDS.items():
+        for line in by_reason(lowering[what]):
+            click.echo(f"  {words}: {line}")
     for warning in lowering["warnings"]:
         click.echo(f"warning: {warning}", err=True)

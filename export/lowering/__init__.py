@@ -18,6 +18,8 @@ from edgecnn.quantization import QuantizationTable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from edgecnn.export.lowering.tensorrt_ranges import Ranges
+
 __all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "lower_graph", "refuse_lowered"]
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -32,13 +34,15 @@ def lower_graph(
     *,
     target: Target = "onnxruntime",
     leave: Collection[str] = (),
+    ranges: Ranges | None = None,
 ) -> ir.Model:
     """A lowered copy of a float32 model; its metadata says what was done, and the table stays behind.
 
-    `leave` names layers that stay out of INT8, for TensorRT alone.
+    `leave` names layers that stay out of INT8, for TensorRT alone. `ranges` has the smallest and the largest
+    value of each tensor, by which FP16 decides what stays in FP32 where the model is not calibrated.
 
-    For TensorRT, `lowering` in the metadata's build report says what was kept in FP32 and why; see
-    `edgecnn.export.lowering.tensorrt.LoweringReport`.
+    For TensorRT and for FP16, `lowering` in the metadata's build report says what was kept in FP32 and why;
+    see `edgecnn.export.lowering.tensorrt.LoweringReport`.
 
     Raises:
         BuildError: an unknown target, INT8 without a quantization table, a model that is lowered already, or
@@ -57,18 +61,15 @@ def lower_graph(
             remedy="edgecnn calibrate MODEL --data PHOTOS -o model.calibrated.onnx",
         )
     report: dict[str, Any] = {"precision": precision, "target": target, "edgecnn": __version__}
-    if target == "tensorrt":
+    if target == "tensorrt" or precision == "fp16":  # FP16 is one graph for all targets
         from edgecnn.export.lowering.tensorrt import lower_tensorrt
 
-        report["lowering"] = lower_tensorrt(lowered, precision, table, leave=leave).to_dict()
+        done = lower_tensorrt(lowered, precision, table, leave=leave, ranges=ranges)
+        report["lowering"] = done.to_dict()
     elif precision == "int8" and table is not None:
         from edgecnn.export.lowering.int8_onnxruntime import lower_int8
 
         lower_int8(lowered, table)
-    elif precision == "fp16":
-        from edgecnn.export.lowering.fp16 import lower_fp16
-
-        lower_fp16(lowered)
     for key in (QUANTIZATION_KEY, ACCURACY_KEY):
         lowered.metadata_props.pop(key, None)
     lowered.metadata_props[BUILD_KEY] = json.dumps(report, sort_keys=True)

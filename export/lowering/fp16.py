@@ -25,10 +25,11 @@ LARGEST_FP16 = 65504.0
 
 _KEPT_IN_FP32 = frozenset(
     {
-        "BatchNormalization", "CumSum", "Exp", "GroupNormalization", "InstanceNormalization", "LRN",
-        "LayerNormalization", "Log", "LogSoftmax", "LpNormalization", "MeanVarianceNormalization", "Pow",
-        "RMSNormalization", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean",
-        "ReduceProd", "ReduceSum", "ReduceSumSquare", "Softmax",
+        "BatchNormalization", "CumSum", "Exp", "GlobalLpPool", "GroupNormalization",
+        "InstanceNormalization", "LRN", "LayerNormalization", "Log", "LogSoftmax", "LpNormalization",
+        "LpPool", "MeanVarianceNormalization", "Pow", "RMSNormalization",
+        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean",
+        "ReduceProd", "ReduceSum", "ReduceSumSquare", "Softmax", "Softplus",
     }
 )  # fmt: skip
 

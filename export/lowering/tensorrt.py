@@ -7,9 +7,9 @@ So everything is written:
 - `fp16`: half-precision weights and activations, casts at the borders and around what stays in FP32.
 - `int8`: explicit symmetric Q/DQ around the layers that INT8 is for, FP16 everywhere else.
 
-What stays in FP32, and why, is found by `tensorrt_ranges`; where Q/DQ goes, by `tensorrt_int8`. ONNX Runtime
-runs the same graph, node by node: its optimizer computes garbage for FP16 around Q/DQ, so accuracy is
-measured with optimizations off.
+What stays in FP32, and why, is found by `tensorrt_ranges`; where Q/DQ goes, by `tensorrt_int8`. The FP16
+graph serves every target, ONNX Runtime too. Accuracy is measured on `edgecnn.export.fp16_reference`: ONNX
+Runtime's optimizer computes garbage for FP16 around Q/DQ, and its kernels do not round to FP16.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgecnn.export.lowering.int8_onnxruntime import check_table
 from edgecnn.export.lowering.tensorrt_centring import fold_zero_points
 from edgecnn.export.lowering.tensorrt_expectation import sum_expectations
 from edgecnn.export.lowering.tensorrt_int8 import Quantized, quantize
-from edgecnn.export.lowering.tensorrt_ranges import nodes_for_fp32
+from edgecnn.export.lowering.tensorrt_ranges import Ranges, nodes_for_fp32
 from edgecnn.export.placement import name_of
 from edgecnn.quantization import QuantizationTable
 
@@ -72,6 +72,7 @@ def lower_tensorrt(
     table: QuantizationTable | None,
     *,
     leave: Collection[str] = (),
+    ranges: Ranges | None = None,
 ) -> LoweringReport:
     """Rewrite a float32 model in place.
 
@@ -80,6 +81,7 @@ def lower_tensorrt(
         precision: of the engine to come.
         table: what calibration found; INT8 needs it, and FP16 decides by its ranges what stays in FP32.
         leave: names of layers that stay out of INT8.
+        ranges: smallest and largest value of each tensor, where there is no table to know them from.
 
     Raises:
         BuildError: INT8 without a table, a graph with branches or loops, or one whose opset is older than
@@ -94,7 +96,8 @@ def lower_tensorrt(
         _raise_opset(model)
     if table is not None:
         check_table(model.graph, table)
-    reasons = nodes_for_fp32(model.graph, table)
+        ranges = {name: (entry.low, entry.high) for name, entry in table.activations.items()}
+    reasons = nodes_for_fp32(model.graph, ranges)
     keep = set(reasons)
     quantized = Quantized()
     if precision == "int8" and table is not None:
@@ -105,10 +108,10 @@ def lower_tensorrt(
         reasons[node] = reasons[convolution]
     lower_fp16(model, keep=keep | single_precision)
     warnings = list(table.notes) if precision == "int8" and table is not None else []
-    if table is None:
+    if ranges is None:
         warnings.append(
             "the ranges of activations are not known, so FP16 may overflow: "
-            "calibrate the model, or compare it with FP32 on frames"
+            "calibrate the model, or give frames with --data"
         )
     return LoweringReport(
         precision=precision,

@@ -3,8 +3,10 @@
 FP16 holds magnitudes from 6.1e-5 (below that it loses digits) to 65504, with 11 bits. So these stay in FP32:
 
 1. Exponentials, sums, statistics: the operators that `fp16` keeps, square roots, and squares.
-2. What makes or reads a tensor whose observed range does not fit. The observed range comes from the
-   calibration table; without one only constants can be judged.
+2. What makes or reads a tensor whose observed range does not fit, and averages over so many numbers that
+   their sum may not. The observed range comes from the calibration table or from frames; without either only
+   constants can be judged. A tensor in front of a clamp need not fit: what becomes infinite is clamped.
+   Sums inside convolutions and matrix products are taken as FP32, as TensorRT computes them.
 3. A layer that reads a Softmax: the expectation over a distribution, of which a detector's box edges are
    made. Small terms matter there, and 8 bits lose them, so it is not quantized either.
 4. Box decoding: such an expectation or arithmetic with positions (grids, anchors, strides) behind the last
@@ -14,19 +16,18 @@ FP16 holds magnitudes from 6.1e-5 (below that it loses digits) to 65504, with 11
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgecnn.export.lowering.fp16 import LARGEST_FP16, stays_in_fp32
 from edgecnn.export.placement import activations, clip_bounds, result_of, scale_source, weight_of
-from edgecnn.quantization import QuantizationTable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["SMALLEST_NORMAL_FP16", "is_expectation", "nodes_for_fp32"]
+__all__ = ["SMALLEST_NORMAL_FP16", "Ranges", "is_expectation", "nodes_for_fp32"]
 
 SMALLEST_NORMAL_FP16 = 2.0**-14
 """Below this, FP16 has fewer than 11 bits."""
@@ -38,7 +39,11 @@ _ROOTS = frozenset({"Reciprocal", "Sqrt"})
 _ARITHMETIC = frozenset({"Add", "Div", "Mul", "Sub"})
 
 
-def nodes_for_fp32(graph: ir.Graph, table: QuantizationTable | None) -> dict[ir.Node, str]:
+Ranges = Mapping[str, tuple[float, float]]
+"""Tensor → the smallest and the largest value that was observed of it."""
+
+
+def nodes_for_fp32(graph: ir.Graph, ranges: Ranges | None) -> dict[ir.Node, str]:
     """The nodes that must compute in FP32 → why. The first reason that applies is given."""
     found: dict[ir.Node, str] = {}
     for node in graph:
@@ -47,8 +52,8 @@ def nodes_for_fp32(graph: ir.Graph, table: QuantizationTable | None) -> dict[ir.
             found[node] = reason
     for node in _decoding(graph):
         found.setdefault(node, "box decoding: FP16 has too few digits for pixel coordinates")
-    if table is not None:
-        for node, reason in _by_ranges(graph, table):
+    if ranges is not None:
+        for node, reason in (*_by_ranges(graph, ranges), *_by_sums(graph, ranges)):
             found.setdefault(node, reason)
     return found
 
@@ -101,11 +106,11 @@ def _constants(
     return found
 
 
-def _by_ranges(graph: ir.Graph, table: QuantizationTable) -> Iterator[tuple[ir.Node, str]]:
+def _by_ranges(graph: ir.Graph, ranges: Ranges) -> Iterator[tuple[ir.Node, str]]:
     """What makes and what reads each tensor whose observed range FP16 cannot hold."""
     for value in activations(graph):
-        entry = table.activations.get(str(scale_source(value).name))
-        amax = 0.0 if entry is None else max(-entry.low, entry.high)
+        low, high = _range_of(value, ranges)
+        amax = max(-low, high)
         if amax > LARGEST_FP16 / _HEADROOM:
             reason = f"{value.name} reaches {amax:.3g}: FP16 ends at 65504"
         elif 0 < amax < SMALLEST_NORMAL_FP16:
@@ -120,6 +125,37 @@ def _by_ranges(graph: ir.Graph, table: QuantizationTable) -> Iterator[tuple[ir.N
                 yield inner, reason
         for use in value.uses():
             yield use.node, reason
+
+
+def _by_sums(graph: ir.Graph, ranges: Ranges) -> Iterator[tuple[ir.Node, str]]:
+    """Averages whose sum may leave FP16's range on the way, though their result does not.
+
+    Of N numbers x with mean m, no partial sum exceeds N · max |x|, nor N · (|m| + max(−x)): the positive
+    ones are what the mean takes and what makes up for the negative ones.
+    """
+    for node in graph:
+        count = _averaged(node)
+        if count is None or node.inputs[0] is None:
+            continue
+        low, high = _range_of(node.inputs[0], ranges)
+        mean = max(abs(side) for side in _range_of(node.outputs[0], ranges))
+        total = count * min(max(-low, high), mean + max(-low, 0.0))
+        if total > LARGEST_FP16 / _HEADROOM:
+            yield node, f"its sum over {count} values may reach {total:.3g}: FP16 ends at 65504"
+
+
+def _averaged(node: ir.Node) -> int | None:
+    """Over how many values an average goes; None for other operators and free sides."""
+    if node.op_type == "AveragePool":
+        return math.prod(node.attributes.get_ints("kernel_shape", ()) or ())
+    if node.op_type != "GlobalAveragePool" or node.inputs[0] is None or node.inputs[0].shape is None:
+        return None
+    sides = [side for side in tuple(node.inputs[0].shape)[2:] if isinstance(side, int)]
+    return math.prod(sides) if len(sides) == len(node.inputs[0].shape) - 2 else None
+
+
+def _range_of(value: ir.Value, ranges: Ranges) -> tuple[float, float]:
+    return ranges.get(str(scale_source(value).name), (0.0, 0.0))
 
 
 def _decoding(graph: ir.Graph) -> list[ir.Node]:

@@ -122,7 +122,7 @@ def build_fastest(
             remedy="Give frames with --data (in Python, data=), or a precision",
         )
     jetson = _module(module)
-    source = load_source(model, spec)
+    source = load_source(model, spec).observed(data, progress)
     warnings: list[str] = []
     lowered = _agreeing(source, data, min_agreement, warnings, progress)
     with tempfile.TemporaryDirectory(prefix="edgecnn-") as folder:

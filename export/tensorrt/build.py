@@ -88,6 +88,7 @@ class EngineBuildResult:
             "plan_bytes": self.info.plan_bytes,
             "build_s": self.info.build_s,
             "accuracy": self.info.accuracy,
+            "kept_fp32": dict(self.info.kept_fp32),
             **self.report.totals(),
             "estimates": estimates(self.report),
             "warnings": list(self.warnings),
@@ -133,6 +134,8 @@ def build_engine(
     check_output(sidecar_path(output), force=force)
     source = load_source(model, spec)
     for_dla = options.dla_core is not None and calibrates(flavour)
+    if precision == "fp16" and not for_dla:
+        source = source.observed(data, progress)
     lowered = source.for_dla(precision) if for_dla else source.lower(precision)
     accuracy = measure_lowered(lowered, data, progress)
     return compile_lowered(
@@ -254,6 +257,7 @@ def _describe(
             for profile in result.profiles
         ),
         precision=lowered.precision,
+        kept_fp32=lowered.kept_fp32,
         convolutions=result.report.convolutions,
         source=source.name,
         source_sha256=sha256_file(source),

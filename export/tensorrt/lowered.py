@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgecnn.dataset import FrameSet
     from edgecnn.export.lowering import Precision
+    from edgecnn.export.lowering.tensorrt_ranges import Ranges
 
 __all__ = ["Lowered", "Source", "load_source", "measure_lowered"]
 
@@ -34,6 +35,7 @@ class Lowered:
             lowered before.
         table_sha256: of the quantization table, if there was one.
         left: names of layers that were left out of INT8 on demand.
+        kept_fp32: node → why it stays in FP32 in an FP16 or INT8 graph.
         flags, scales: for a DLA: what the compiler is told beside the graph, which is then the float one.
         warnings: what the lowering could not decide well.
     """
@@ -44,6 +46,7 @@ class Lowered:
     spec: ModelSpec | None
     table_sha256: str | None
     left: tuple[str, ...] = ()
+    kept_fp32: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict)
@@ -51,11 +54,16 @@ class Lowered:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """A model file that was read; `lower` may be called for several precisions."""
+    """A model file that was read; `lower` may be called for several precisions.
+
+    Attributes:
+        ranges: of its tensors, where it is not calibrated and frames were given: for FP16.
+    """
 
     path: Path
     graph: ir.Model
     spec: ModelSpec | None
+    ranges: Ranges | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -80,7 +88,7 @@ class Source:
                 precision=precision, content=content, reference=None, spec=self.spec, table_sha256=None
             )
         table = self.graph.metadata_props.get(QUANTIZATION_KEY)
-        result = lower_graph(self.graph, precision, target="tensorrt", leave=leave)
+        result = lower_graph(self.graph, precision, target="tensorrt", leave=leave, ranges=self.ranges)
         report = (read_json(result.metadata_props, BUILD_KEY) or {}).get("lowering") or {}
         return Lowered(
             precision=precision,
@@ -89,8 +97,22 @@ class Source:
             spec=self.spec,
             table_sha256=None if table is None else sha256(table.encode()).hexdigest(),
             left=tuple(leave),
+            kept_fp32=report.get("kept_fp32", {}),
             warnings=tuple(report.get("warnings", ())),
         )
+
+    def observed(self, data: FrameSet | None, progress: Progress) -> Source:
+        """With the ranges that FP16 needs, seen on `data`, unless calibration has brought them.
+
+        Raises:
+            DataError: no frame can be read, or the float model itself overflows.
+        """
+        if data is None or self.spec is None or self.calibrated or BUILD_KEY in self.graph.metadata_props:
+            return self
+        from edgecnn.export.observed import observe_ranges
+
+        ranges = observe_ranges(self.graph, self.spec.image, data, total=data.count, progress=progress)
+        return replace(self, ranges=ranges)
 
     def for_dla(self, precision: Precision) -> Lowered:
         """The float graph, and what a DLA is told beside it. Raises as `lower`, and BuildError for FP32."""
@@ -153,10 +175,12 @@ def measure_lowered(lowered: Lowered, data: FrameSet | None, progress: Progress)
         )
     from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
     from edgecnn.compare import compare
+    from edgecnn.export.fp16_reference import as_fp16_computes
     from edgecnn.model import Model
 
-    # node by node, as TensorRT computes it: ONNX Runtime's optimizer is not right about FP16 around Q/DQ
-    computed = OnnxRuntimeBackend(lowered.content, optimized=False)
+    # node by node, as TensorRT computes it: ONNX Runtime's optimizer is not right about FP16 around Q/DQ, and
+    # its kernels neither round to FP16 nor overflow
+    computed = OnnxRuntimeBackend(as_fp16_computes(lowered.content), optimized=False)
     with (
         Model(OnnxRuntimeBackend(lowered.reference), name="the FP32 model") as first,
         Model(computed, name="the lowered model") as second,
