@@ -17,14 +17,16 @@ targets.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.calibration.adaround import adaptive_rounding
 from edgecnn.calibration.grams import Gram, Layer, layer_of
 from edgecnn.calibration.ranges import SMALLEST_AMAX
 from edgecnn.calibration.rounding import error, round_weights, shrink
@@ -33,6 +35,7 @@ from edgecnn.export.lowering.fp16 import LARGEST_FP16
 from edgecnn.export.lowering.tensorrt_int8 import half_scales, quantize_activations
 from edgecnn.export.lowering.tensorrt_ranges import SMALLEST_NORMAL_FP16
 from edgecnn.export.placement import bias_of
+from edgecnn.export.torch_boundary import require
 from edgecnn.progress import Progress, no_progress
 from edgecnn.quantization import LEVELS, QuantizationTable, WeightScales
 
@@ -59,6 +62,7 @@ class LayerRounding:
         shrinkage: ρ of `edgecnn.calibration.rounding`; None where the nearest steps were best.
         compensates: whether the weights make up for errors of the layers before.
         bias_factor: how much of the mean error was taken off the bias, 0 to 1.
+        adaptive: whether the steps are AdaRound's.
         nearest_db, chosen_db: SQNR of the layer's output on frames that had no part in it, with the nearest
             steps and with those that were chosen; infinite without an error.
     """
@@ -67,6 +71,7 @@ class LayerRounding:
     shrinkage: float | None
     compensates: bool
     bias_factor: float
+    adaptive: bool = False
     nearest_db: float
     chosen_db: float
 
@@ -81,6 +86,7 @@ def round_network(
     table: QuantizationTable,
     inputs: Sequence[NDArray[np.float32]],
     *,
+    adaptive: bool = False,
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> tuple[QuantizationTable, tuple[LayerRounding, ...]]:
@@ -91,12 +97,19 @@ def round_network(
         table: activations' ranges, weights' scales.
         inputs: the network's input tensor for each frame, frames of one source side by side: the last part of
             them judges what the first part suggests.
+        adaptive: try AdaRound for each layer too, in the way (how much trust in the frames, whether to make
+            up for errors) that was best without it, and keep it where the second part confirms it.
         threads: CPU threads; ONNX Runtime's own choice where None.
         progress: called as layers are done.
 
     Returns:
         The table with steps, scales and biases, and what was done for each layer.
+
+    Raises:
+        BackendUnavailableError: AdaRound without PyTorch.
     """
+    if adaptive:
+        require("torch")
     quantized = model.clone()
     outputs = quantize_activations(quantized.graph, table)
     nodes = [node for node in model.graph if node.outputs[0].name in outputs and _is_alone(node)]
@@ -129,7 +142,10 @@ def round_network(
                 (range(border, len(inputs)), matrix.astype(np.float32)),
             )
         ]
-        steps, scales, entry = _round(matrix, grams, str(weight.name))
+        rounders = [round_weights]
+        if adaptive:
+            rounders.append(functools.partial(adaptive_rounding, threads=threads))
+        steps, scales, entry = _round(matrix, grams, str(weight.name), rounders)
         rounded = steps * scales[:, :, None]
         axis = table.weights[str(weight.name)].axis
         on_grid = layer.weights(steps.astype(np.int8), values.shape)
@@ -146,7 +162,9 @@ def round_network(
                 entry = dataclasses.replace(entry, bias_factor=factor)
         report.append(entry)
         progress("rounding weights", done + 1, len(nodes))
-    rounded_table = dataclasses.replace(table, weights=weights, biases=biases, rounding="second-order")
+    rounded_table = dataclasses.replace(
+        table, weights=weights, biases=biases, rounding="adaround" if adaptive else "second-order"
+    )
     return rounded_table, tuple(report)
 
 
@@ -185,9 +203,12 @@ def _gather(
 
 
 def _round(
-    matrix: NDArray[np.float64], grams: Sequence[Gram], name: str
+    matrix: NDArray[np.float64], grams: Sequence[Gram], name: str, rounders: Sequence[Callable[..., Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], LayerRounding]:
-    """Steps (groups, outputs, K) and scales (groups, outputs) of one layer's weights."""
+    """Steps (groups, outputs, K) and scales (groups, outputs) of one layer's weights.
+
+    All of `rounders` but the first are tried in the way that is best with the first.
+    """
     train, judge = grams
     both = train + judge
     blocks = list(enumerate(train.blocks))
@@ -209,12 +230,13 @@ def _round(
             for index, candidate in enumerate(candidates)
         )
 
-    def rounded(gram: Gram, shrinkage: float, compensates: bool) -> list[NDArray[Any]]:
+    def rounded(gram: Gram, shrinkage: float, compensates: bool, rounder: int = 0) -> list[NDArray[Any]]:
         found: list[NDArray[Any]] = []
         for index, part in enumerate(parts):
             shrunk = shrink(*moments(gram, index), shrinkage)
             goal = shrunk.best(part) if compensates else part
-            found.append(round_weights(goal, scales.astype(part.dtype), shrunk.hessian))
+            steps = rounders[rounder](goal, scales.astype(part.dtype), shrunk.hessian)
+            found.append(steps.astype(part.dtype))
         return found
 
     def real(steps: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -224,7 +246,7 @@ def _round(
         np.clip(np.rint(part / scales[:, None, :]), -LEVELS, LEVELS).astype(part.dtype) for part in parts
     ]
     best, way = judged(real(nearest)), None
-    nearest_error = best
+    nearest_error, rounder = best, 0
     for compensates in (False, True):
         for shrinkage in _SHRINKAGES:
             if compensates and not _may_compensate(whole, parts, train, judged, shrinkage, best):
@@ -232,7 +254,12 @@ def _round(
             found = judged(real(rounded(train, shrinkage, compensates)))
             if found < best:
                 best, way = found, (shrinkage, compensates)
-    steps = nearest if way is None else rounded(both, *way)
+    for other in range(1, len(rounders)):
+        tried = way or (_SHRINKAGES[0], False)
+        found = judged(real(rounded(train, *tried, other)))
+        if found < best:
+            best, way, rounder = found, tried, other
+    steps = nearest if way is None else rounded(both, *way, rounder)
     energy = judge.energy / judge.count
     constant = (
         energy if whole else sum(-error(part, part, *moments(judge, i)) for i, part in enumerate(parts))
@@ -245,6 +272,7 @@ def _round(
             shrinkage=way[0] if way else None,
             compensates=way[1] if way else False,
             bias_factor=0.0,
+            adaptive=rounder > 0,
             nearest_db=_decibels(energy, nearest_error + constant),
             chosen_db=_decibels(energy, best + constant),
         ),
