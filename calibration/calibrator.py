@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CalibrationResult", "Rounding", "calibrate"]
 
-Rounding = Literal["nearest", "second-order"]
+Rounding = Literal["nearest", "second-order", "adaround"]
 _ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
 NARROW = 5.0
@@ -219,7 +219,10 @@ def calibrate(
         table = dataclasses.replace(unrounded, kept_in_float=kept_in_float)
         if rounding == "nearest" or plain_is_kept:
             return table, ()
-        return round_network(graph, table, kept.tensors, threads=threads, progress=progress)
+        adaptive = rounding == "adaround"
+        return round_network(
+            graph, table, kept.tensors, adaptive=adaptive, threads=threads, progress=progress
+        )
 
     plain_is_kept = False
     table, layers = rounded({})
