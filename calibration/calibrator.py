@@ -49,6 +49,7 @@ from edgecnn.export.graph import load_graph, save_graph
 from edgecnn.export.lowering import refuse_lowered
 from edgecnn.export.measure import check_spec
 from edgecnn.export.placement import is_anchor
+from edgecnn.export.torch_boundary import require
 from edgecnn.files import check_output
 from edgecnn.metadata import ACCURACY_KEY, CAMERA_KEY, QUANTIZATION_KEY
 from edgecnn.progress import Progress, no_progress
@@ -129,8 +130,8 @@ def calibrate(
         output: where the calibrated model is written.
         method: how a range is chosen from what was seen; see `edgecnn.calibration.ranges`. `auto` takes for
             each tensor the one that disturbs least what is computed from it.
-        rounding: how weights are rounded: `nearest`, or `second-order`, such that each layer's output
-            changes least.
+        rounding: how weights are rounded: `nearest`; `second-order`, such that each layer's output changes
+            least; or `adaround`, which also tries gradient descent, with PyTorch.
         budget: what INT8 may cost. Layers stay in float as far as it takes, the slow ones in INT8. Where that
             is not enough, the best that was found is written, with a warning.
         limit: frames to use at most; of a longer video, evenly spaced ones.
@@ -147,11 +148,14 @@ def calibrate(
         ModelFormatError, ModelNotFoundError, SpecError: the model cannot be used.
         SourceError: a video or camera cannot be opened.
         OutputError, OutputExistsError: `output` or `report` cannot be written.
+        BackendUnavailableError: AdaRound without PyTorch.
     """
     if method not in (*METHODS, "auto"):
         raise DataError("unknown method", got=method, expected="one of " + ", ".join((*METHODS, "auto")))
     if rounding not in _ROUNDINGS:
         raise DataError("unknown rounding", got=rounding, expected="one of " + ", ".join(_ROUNDINGS))
+    if rounding == "adaround":
+        require("torch")
     target = check_output(output, force=force)
     if report is not None:
         check_output(report, force=force)
