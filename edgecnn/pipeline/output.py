@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,6 +81,16 @@ class Output:
                     self._draw(picture, self.result)
                 self._drawn.append(picture)
             return self._drawn[0]
+
+    def shown_as(self, picture: NDArray[np.uint8]) -> Output:
+        """The same output with another picture as `annotated`: a drawing of your own, for any sink.
+
+        Args:
+            picture: (H, W, 3) uint8 BGR; not copied.
+        """
+        other = replace(self)
+        other._drawn.append(picture)
+        return other
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of one frame, as JSON-lines sinks write it.
