@@ -132,6 +132,8 @@ def _report(file: Path) -> dict[str, Any]:
                 "frames_sha256": table.frames_sha256,
                 "tensors": len(table.activations),
                 "weights": len(table.weights),
+                "rounding": table.rounding,
+                "kept_in_float": dict(table.kept_in_float),
                 "tool": table.tool,
             },
             "accuracy": read_json(metadata, ACCURACY_KEY),
