@@ -32,6 +32,7 @@ import numpy as np
 
 from edgecnn import __version__
 from edgecnn.calibration.centring import centre
+from edgecnn.calibration.interchange import match_ranges, on_frames, read_ranges
 from edgecnn.calibration.measurement import Measured, Measuring
 from edgecnn.calibration.mixed import Budget, TradeoffPoint
 from edgecnn.calibration.observation import observe_activations, weight_scales
@@ -119,6 +120,7 @@ def calibrate(
     spec: ModelSpec | None = None,
     threads: int | None = None,
     report: str | os.PathLike[str] | None = None,
+    ranges: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> CalibrationResult:
@@ -139,6 +141,8 @@ def calibrate(
         spec: used instead of the model's own.
         threads: CPU threads; ONNX Runtime's own choice where None.
         report: where a page that shows all of it is written, as HTML; see `edgecnn.calibration.report`.
+        ranges: a file of another tool whose ranges are taken instead of `method`'s, and its rounding where
+            `rounding` is `nearest`; see `edgecnn.calibration.interchange`.
         force: overwrite `output` and `report`.
         progress: called as frames are done.
 
@@ -171,6 +175,7 @@ def calibrate(
         graph.metadata_props.pop(key, None)
     spec = check_spec(graph, spec, name=str(model))
     _check_quantizable(graph, name=str(model))
+    imported = None if ranges is None else match_ranges(graph, read_ranges(ranges))
     frames = open_frames(data, limit=limit)
     if evaluation_data is None:
         frames, held_out = frames.split()
@@ -187,7 +192,7 @@ def calibrate(
     if budget:
         budget.check(measuring)
 
-    plain_only = method == "minmax" and rounding == "nearest"
+    plain_only = method == "minmax" and rounding == "nearest" and imported is None
     searching = bool(budget) or report is not None
     kept = KeptFrames(frames, graph, spec.image, total=frames.count if searching or not plain_only else None)
     stats, count, digest = observe_activations(
@@ -211,13 +216,15 @@ def calibrate(
         diversity=spread,
     )
     unrounded = plain_table
-    if method == "auto":
-        ranges = select_ranges(graph, stats, kept.tensors, threads=threads, progress=progress)
-        unrounded = dataclasses.replace(plain_table, activations=ranges, method=method)
+    if imported is not None:
+        unrounded = on_frames(imported, plain_table)
+    elif method == "auto":
+        chosen = select_ranges(graph, stats, kept.tensors, threads=threads, progress=progress)
+        unrounded = dataclasses.replace(plain_table, activations=chosen, method=method)
         unrounded = centre(graph, unrounded, kept.tensors, threads=threads, progress=progress)
     elif method != "minmax":
-        ranges = {name: choose_range(entry, method) for name, entry in stats.items()}
-        unrounded = dataclasses.replace(plain_table, activations=ranges, method=method)
+        chosen = {name: choose_range(entry, method) for name, entry in stats.items()}
+        unrounded = dataclasses.replace(plain_table, activations=chosen, method=method)
 
     def rounded(kept_in_float: Mapping[str, str]) -> tuple[QuantizationTable, tuple[LayerRounding, ...]]:
         table = dataclasses.replace(unrounded, kept_in_float=kept_in_float)
@@ -229,16 +236,16 @@ def calibrate(
         )
 
     plain_is_kept = False
-    table, layers = rounded({})
-    warnings = [*_narrow(count, spread)]
+    table, layers = rounded(unrounded.kept_in_float)
+    warnings = [*_narrow(count, spread), *(() if imported is None else imported.warnings)]
     measured = measuring(table, "comparing")
     plain = None
     if not plain_only:
         plain = measuring(plain_table, "comparing with the plain way")
         if (worse := measured.worse_than(plain)) is not None:
             plainly = "the largest magnitudes and nearest steps"
-            warning = f"{method} ranges with {rounding} rounding gave {worse}"
-            if method == "auto":
+            warning = f"{unrounded.method} ranges with {rounding} rounding gave {worse}"
+            if unrounded.method == "auto":
                 warnings.append(f"{warning}: {plainly} are kept")
                 plain_is_kept = True
                 unrounded = table = plain_table

@@ -141,16 +141,18 @@ class _Activations:
             if node.op_type == DEQUANTIZE:
                 self._drop_dequantize(node)
                 continue
-            value = source = _without_lowest_step(node, source)
+            if self.exact and source.dtype is not None and source.dtype.name != "FLOAT":
+                raise refusal(node, source.dtype.name, "float32 around int8")
+            value = source = _quantized_tensor(node, source)
             found = self._grid(node)
             if found is not None:
                 scale, zero, low, high = found
                 amax, method = scale * LEVELS, FROM_GRAPH
                 if zero == low:
                     amax, method = scale * (high - low), FROM_GRAPH_UINT8
-                    if (source, amax) not in clamps:
+                    if self.exact and (source, amax) not in clamps:
                         clamps[source, amax] = self._clamp(source, amax)
-                    value = clamps[source, amax].outputs[0]
+                    value = clamps[source, amax].outputs[0] if self.exact else source
                 elif zero != (low + high + 1) // 2:
                     asymmetric.append(str(source.name))
                     amax = scale * max(zero - low, high - zero)
@@ -284,10 +286,12 @@ def _several(names: Iterable[str]) -> str:
     return ", ".join(distinct[:3]) + more
 
 
-def _without_lowest_step(node: ir.Node, source: ir.Value) -> ir.Value:
-    """The tensor before `Max(x, -127 · scale)`, by which an export keeps int8 without -128."""
+def _quantized_tensor(node: ir.Node, source: ir.Value) -> ir.Value:
+    """What is quantized: not its cast to FP16, nor `Max(x, -127 · scale)`, which keeps int8 without -128."""
     limit = source.producer()
     scale = node.inputs[1]
+    if limit is not None and limit.op_type == "Cast" and limit.inputs[0] is not None:
+        return limit.inputs[0]
     if limit is None or limit.op_type != "Max" or len(limit.inputs) != 2 or scale is None:
         return source
     value, bound = limit.inputs

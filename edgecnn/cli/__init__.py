@@ -29,7 +29,7 @@ __all__ = ["cli", "entry_point", "main"]
 # In the order in which a user meets them; `edgecnn --help` keeps it.
 COMMANDS = (
     "demo", "export", "calibrate", "build", "run", "bench", "evaluate", "compare", "inspect", "lower",
-    "cache", "doctor", "completion",
+    "table", "cache", "doctor", "completion",
 )  # fmt: skip
 
 

@@ -33,15 +33,21 @@ edgecnn calibrate model.onnx --data photos/ -o model.calibrated.onnx --report re
 edgecnn calibrate model.onnx --data drive.mp4 --limit 300 --eval-data other-day.mp4 -o model.calibrated.onnx
 edgecnn calibrate foreign.onnx --preset imagenet --data frames.npy -o model.calibrated.onnx
 edgecnn calibrate model.onnx --data photos/ --method minmax --rounding nearest -o quick.onnx
+edgecnn calibrate model.onnx --ranges calibration.cache -o model.calibrated.onnx
+edgecnn calibrate model.onnx --ranges quantized-elsewhere.onnx --data photos/ -o model.calibrated.onnx
 edgecnn calibrate model.onnx --data photos/ --min-sqnr 25 --min-agreement 0.985 -o mixed.onnx
 """
     ),
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--data",
-    required=True,
-    help="Folder or pattern of images, video, camera number, or .npy of uint8 (N, H, W, 3) RGB.",
+    "--data", help="Folder or pattern of images, video, camera number, or .npy of uint8 (N, H, W, 3) RGB."
+)
+@click.option(
+    "--ranges",
+    type=click.Path(path_type=Path),
+    help="Take the ranges of this file: TensorRT's calibration cache, a quantized ONNX model, or what "
+    "`edgecnn table` wrote. Without --data nothing is measured, and weights are rounded as there.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The calibrated model.")
 @click.option(
@@ -95,7 +101,8 @@ edgecnn calibrate model.onnx --data photos/ --min-sqnr 25 --min-agreement 0.985 
 @json_option
 def command(
     model: Path,
-    data: str,
+    data: str | None,
+    ranges: Path | None,
     output: Path,
     method: Any,
     rounding: Any,
@@ -118,6 +125,15 @@ def command(
     from edgecnn.calibration import Budget, calibrate
 
     budget = Budget(min_sqnr_db=min_sqnr, min_agreement=min_agreement, max_drop=_drops(max_drop))
+    if ranges is not None and method != "auto":
+        raise click.UsageError("--method: not with --ranges, which has them")
+    if data is None:
+        if ranges is None:
+            raise click.UsageError("Missing option '--data', or '--ranges'.")
+        if budget or eval_data or report:
+            raise click.UsageError("only --data can measure: leave out what asks for it, or give frames")
+        _import(model, ranges, output, spec_options, force, as_json)
+        return
     with progress_bar() as progress:
         result = calibrate(
             model,
@@ -131,12 +147,31 @@ def command(
             spec=model_spec(model, spec_options),
             threads=threads,
             report=report,
+            ranges=ranges,
             force=force,
             progress=progress,
         )
     _show(result, as_json)
     if result.budget_met is False:
         raise SystemExit(1)
+
+
+def _import(
+    model: Path, ranges: Path, output: Path, options: SpecOptions, force: bool, as_json: bool
+) -> None:
+    from edgecnn.calibration.interchange import import_ranges
+
+    found = import_ranges(model, ranges, output, spec=model_spec(model, options), force=force)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    say("warning: the accuracy was not measured: give frames with --data")
+    if not as_json:
+        covered = found.layers - len(found.missing)
+        click.echo(
+            f"{found.path}: ranges of {len(found.table.activations)} tensors, "
+            f"for {covered} of {found.layers} layers"
+        )
+    emit(found.to_dict(), as_json)
 
 
 def _drops(texts: tuple[str, ...]) -> dict[str, float]:

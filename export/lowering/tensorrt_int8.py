@@ -68,7 +68,7 @@ def quantize(
             "the model is quantized in uint8, which TensorRT does not take",
             got=f"{len(unsigned)} tensors, such as {unsigned[0]}",
             expected="int8 with zero point 0",
-            remedy="Train or quantize it so; or take its ranges for the float model, with half the steps: "
+            remedy="Train or quantize it so; or take its ranges for the float model, with 254 steps: "
             "edgecnn calibrate FLOAT.onnx --ranges THIS.onnx",
         )
     plan = make_plan(graph, table, leave)
@@ -80,9 +80,7 @@ def quantize(
     return Quantized(layers=len(plan.layers), left_out=plan.left_out, single_precision=frozenset(added))
 
 
-def quantize_activations(
-    graph: ir.Graph, table: QuantizationTable, *, only: str | None = None
-) -> set[str]:
+def quantize_activations(graph: ir.Graph, table: QuantizationTable, *, only: str | None = None) -> set[str]:
     """Add Q/DQ for activations only, or for one of them, with all else in FP32, to a float graph in place.
 
     Returns:

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from edgecnn.errors import BackendUnavailableError, BuildError, EdgeCNNError, ModelFormatError
-from edgecnn.export.tensorrt.dla import cache_text
+from edgecnn.export.tensorrt.calibration_cache import cache_text
 from edgecnn.export.tensorrt.flavours import facts_of
 from edgecnn.export.tensorrt.progress import Phases
 from edgecnn.export.tensorrt.protocol import Finished, Logged, Progressed, Request, TensorFacts

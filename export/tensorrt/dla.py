@@ -1,35 +1,26 @@
 """What a DLA needs: INT8 scales in TensorRT's calibration cache.
 
 Before TensorRT 11 a DLA takes no explicit Q/DQ. It gets the float graph, the flags FP16 and INT8, and a scale
-for every tensor in the text file that TensorRT's entropy calibrator writes:
-
-    TRT-100300-EntropyCalibration2      10 · 10⁴ + 3 · 10² + 0: the version that reads it
-    image: 3c010a14                     scale = amax / 127 as a big-endian float32, in hex
-
-TensorRT ignores a cache of another version and would then calibrate anew, without data. The names are those
-of the ONNX graph, which the parser keeps.
+for every tensor in a `calibration_cache`. TensorRT ignores one of another version and would then calibrate
+anew, without data.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.errors import BuildError
-from edgecnn.export.placement import clamp_after, scale_source
-from edgecnn.quantization import QuantizationTable
+from edgecnn.export.tensorrt.calibration_cache import cache_text
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from edgecnn.export.lowering import Precision
 
-__all__ = ["DlaFiles", "cache_text", "tensor_scales", "write_dla_files"]
+__all__ = ["DlaFiles", "write_dla_files"]
 
 JETPACK_6 = "10.3.0"
 """TensorRT of JetPack 6.1 and 6.2, the ones for Orin's DLAs."""
@@ -59,50 +50,6 @@ class DlaFiles:
             "left_to_gpu_by": "NVIDIA's published list",
             "command": self.command,
         }
-
-
-def tensor_scales(graph: ir.Graph, table: QuantizationTable) -> dict[str, float]:
-    """Tensor → scale, for every float tensor of the graph that has a range, in topological order.
-
-    What only moves values has the scale of its source; what an activation function clamps has that of the
-    clamped tensor, since the two become one layer.
-    """
-    import onnx_ir as ir
-
-    scales: dict[str, float] = {}
-    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
-        if value.dtype != ir.DataType.FLOAT:
-            continue
-        clamp = clamp_after(value)
-        entry = table.activations.get(str(scale_source(value if clamp is None else clamp.outputs[0]).name))
-        if entry is not None:
-            scales[str(value.name)] = entry.scale
-    return scales
-
-
-def cache_text(scales: Mapping[str, float], version: str) -> str:
-    """The file's content.
-
-    Args:
-        scales: tensor → scale, positive.
-        version: of the TensorRT that will read it, such as `10.3.0`.
-
-    Raises:
-        BuildError: no such version, or one that calibrates no more.
-    """
-    numbers = [int(part) for part in version.split(".")[:3] if part.isdecimal()]
-    if len(numbers) != 3 or not 8 <= numbers[0] < 11:
-        raise BuildError(
-            "no calibration cache can be written for this version of TensorRT",
-            got=version,
-            expected="8 to 10, such as 10.3.0; later ones read the scales from the graph",
-        )
-    major, minor, patch = numbers
-    # until 9 the major version counted thousands
-    number = major * 10_000 + minor * 100 + patch if major >= 10 else major * 1_000 + minor * 100 + patch
-    lines = [f"TRT-{number}-EntropyCalibration2"]
-    lines += [f"{name}: {struct.pack('>f', scale).hex()}" for name, scale in scales.items()]
-    return "\n".join(lines) + "\n"
 
 
 def write_dla_files(

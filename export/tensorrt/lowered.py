@@ -118,7 +118,7 @@ class Source:
         """The float graph, and what a DLA is told beside it. Raises as `lower`, and BuildError for FP32."""
         from edgecnn.export.graph import to_bytes
         from edgecnn.export.lowering import lower_graph
-        from edgecnn.export.tensorrt.dla import tensor_scales
+        from edgecnn.export.tensorrt.calibration_cache import tensor_scales
 
         if precision == "fp32":
             raise BuildError("a DLA does not compute in FP32", expected="fp16 or int8")

@@ -21,7 +21,8 @@ from edgecnn.errors import BuildError
 from edgecnn.export.graph import load_graph
 from edgecnn.export.tensorrt import CompileOptions, build_engine
 from edgecnn.export.tensorrt.auto import build_fastest
-from edgecnn.export.tensorrt.dla import cache_text, tensor_scales, write_dla_files
+from edgecnn.export.tensorrt.calibration_cache import cache_text, tensor_scales
+from edgecnn.export.tensorrt.dla import write_dla_files
 from edgecnn.export.tensorrt.dla_rules import left_to_gpu
 from edgecnn.export.tensorrt.flavours import calibrates
 from edgecnn.quantization import QuantizationTable

@@ -1,0 +1,235 @@
+"""Ranges that come from other tools, in the files that these write."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from edgecnn.calibration import calibrate
+from edgecnn.calibration.interchange import import_ranges, match_ranges, read_ranges
+from edgecnn.cli import main
+from edgecnn.errors import BuildError, ModelFormatError
+from edgecnn.export.graph import load_graph, to_bytes
+from edgecnn.export.lowering import lower_graph
+from edgecnn.metadata import ACCURACY_KEY
+from edgecnn.quantization import QuantizationTable
+from tests.networks import Net, frames, inputs, run, save, spec, sqnr_db
+
+
+def network(folder: Path, seed: int = 0) -> Path:
+    net = Net(seed=seed)
+    x = net.relu(net.conv("image", 3, 8))
+    x = net.add(
+        "MaxPool", net.relu(net.add("Add", x, net.conv(x, 8, 8))), kernel_shape=[2, 2], strides=[2, 2]
+    )
+    x = net.clip(net.conv(x, 8, 8, groups=8), 0, 6)
+    scores = net.add("Gemm", net.pooled(x), net.weights(8, 5), net.constant([0.5] * 5), name="logits")
+    return save(net.model(scores, own_spec=spec(task="classification")), folder / f"model{seed}.onnx")
+
+
+class Images(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.images: Iterator[NDArray[Any]] = iter([inputs(seed=seed) for seed in range(8)])
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        image = next(self.images, None)
+        return None if image is None else {"image": image}
+
+
+def quantized(model: Path, **options: Any) -> Path:
+    """The model as ONNX Runtime's own tool quantizes it."""
+    path = model.with_name("quantized.onnx")
+    quantize_static(
+        str(model), str(path), Images(), quant_format=QuantFormat.QDQ,
+        **{"per_channel": True, "activation_type": QuantType.QInt8, **options},
+    )  # fmt: skip
+    return path
+
+
+def lowered(path: Path, target: Any = "onnxruntime") -> bytes:
+    return to_bytes(lower_graph(load_graph(path), "int8", target=target))
+
+
+def float_weights(path: Path) -> dict[str, NDArray[Any]]:
+    graph = onnx.load(path).graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".onnx"])
+def test_a_table_that_was_written_lowers_to_the_same_bytes(suffix: str, tmp_path: Path) -> None:
+    model, data = network(tmp_path), tmp_path / "frames.npy"
+    np.save(data, np.stack(frames()))
+    calibrated = calibrate(model, data, tmp_path / "calibrated.onnx").path
+    file = tmp_path / f"again{suffix}"
+    if suffix == ".json":
+        assert main(["table", str(calibrated), "-o", str(file)]) == 0
+    else:
+        file.write_bytes(calibrated.read_bytes())
+    found = import_ranges(model, file, tmp_path / "imported.onnx")
+    assert (found.missing, found.extra) == ((), ())
+    assert found.path is not None
+    for target in ("onnxruntime", "tensorrt"):
+        assert lowered(found.path, target) == lowered(calibrated, target)
+    assert ACCURACY_KEY not in load_graph(found.path).metadata_props
+
+
+def test_a_calibration_cache_of_tensorrt_says_the_same_scales(tmp_path: Path) -> None:
+    model, data = network(tmp_path), tmp_path / "frames.npy"
+    np.save(data, np.stack(frames()))
+    calibrated = calibrate(
+        model, data, tmp_path / "calibrated.onnx", method="minmax", rounding="nearest"
+    ).path
+    cache = tmp_path / "calib.table"
+    assert main(["table", str(calibrated), "-o", str(cache), "--tensorrt-version", "8.6.1"]) == 0
+    assert cache.read_text().startswith("TRT-8601-EntropyCalibration2\nimage: ")
+    found = import_ranges(model, cache, tmp_path / "imported.onnx")
+    own = QuantizationTable.from_metadata(load_graph(calibrated).metadata_props)
+    assert own is not None
+    assert found.table.weights == own.weights
+    # the input's, and of each layer behind its activation; the cache has single precision
+    assert found.table.activations.keys() == own.activations.keys()
+    for name, entry in found.table.activations.items():
+        assert entry.amax == pytest.approx(own.activations[name].amax, rel=1e-6)
+        assert entry.method == "imported"
+    assert found.path is not None
+    values = inputs()
+    assert sqnr_db(run(lowered(calibrated), values), run(lowered(found.path), values)) > 60
+
+
+def test_the_cache_of_an_engine_names_tensors_that_the_model_has_not(tmp_path: Path) -> None:
+    model = network(tmp_path)
+
+    def line(name: str, scale: float) -> str:
+        return f"{name}: {struct.pack('>f', scale).hex()}"
+
+    graph = load_graph(model)
+    names = [str(value.name) for node in graph.graph for value in node.outputs]
+    cache = tmp_path / "model.table"
+    # as TensorRT writes it: also what is between a layer and its activation, with the range that it has there
+    lines = ["TRT-101100-EntropyCalibration2", line("image", 2 / 127)]
+    lines += [line(name, (1 if "relu" in name or "clip" in name else 9) / 127) for name in names]
+    lines += [line("(Unnamed Layer* 3) [Constant]_output", 1.0), line("never seen", 0.0)]
+    cache.write_text("\n".join(lines) + "\n")
+    found = match_ranges(graph, read_ranges(cache))
+    assert found.extra == ("(Unnamed Layer* 3) [Constant]_output",)
+    assert found.missing == ()
+    amax = {name: entry.amax for name, entry in found.table.activations.items()}
+    assert amax["image"] == pytest.approx(2)
+    clamped = [name for name in amax if "relu" in name or "clip" in name]
+    assert len(clamped) == 3
+    assert all(amax[name] == pytest.approx(1) for name in clamped)
+    assert found.table.notes == ("ranges from model.table (TRT-101100-EntropyCalibration2)",)
+
+
+@pytest.mark.parametrize(
+    ("activations", "symmetric"),
+    [(QuantType.QInt8, True), (QuantType.QInt8, False), (QuantType.QUInt8, False)],
+)
+def test_a_model_that_onnxruntime_quantized(activations: Any, symmetric: bool, tmp_path: Path) -> None:
+    model = network(tmp_path)
+    options = {"ActivationSymmetric": symmetric, "WeightSymmetric": True}
+    other = quantized(model, activation_type=activations, extra_options=options)
+    found = import_ranges(model, other, tmp_path / "imported.onnx")
+    assert (found.missing, found.extra) == ((), ())
+    assert found.path is not None
+    assert any("zero points" in note for note in found.table.notes) is not symmetric
+    # the float model is the one that was given, and its weights have the steps of the file
+    for name, values in float_weights(model).items():
+        np.testing.assert_array_equal(float_weights(found.path)[name], values)
+    theirs = {name for name in float_weights(other) if name.endswith("_quantized") and "constant" in name}
+    assert len(theirs) >= len(found.table.weights) == 4
+    for name, entry in found.table.weights.items():
+        steps = float_weights(other).get(f"{name}_quantized")
+        if steps is not None:
+            given = entry.on_grid(float_weights(model)[name])
+            sides = [1] * given.ndim
+            sides[entry.axis] = -1
+            given = np.rint(given / np.asarray(entry.scales).reshape(sides))
+            np.testing.assert_array_equal(given, steps)
+    values = [inputs(seed=seed) for seed in range(20, 26)]
+    expected = [run(model.read_bytes(), value)[0] for value in values]
+    actual = [run(lowered(found.path), value)[0] for value in values]
+    assert sqnr_db(expected, actual) > 25
+
+
+def test_with_frames_the_weights_are_rounded_by_them_and_the_accuracy_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = network(tmp_path), tmp_path / "frames.npy"
+    np.save(data, np.stack(frames()))
+    other = quantized(model, extra_options={"ActivationSymmetric": True})
+    output = tmp_path / "calibrated.onnx"
+    arguments = ["calibrate", str(model), "--ranges", str(other), "-o", str(output)]
+    assert main([*arguments, "--data", str(data)]) == 0
+    metadata = load_graph(output).metadata_props
+    table = QuantizationTable.from_metadata(metadata)
+    assert table is not None
+    assert ACCURACY_KEY in metadata
+    assert (table.method, table.frames) == ("imported", 10)
+    given = match_ranges(load_graph(model), read_ranges(other)).table
+    amax = {name: entry.amax for name, entry in table.activations.items()}
+    assert amax == {name: entry.amax for name, entry in given.activations.items()}
+    assert {entry.method for entry in table.activations.values()} == {"imported"}
+    capsys.readouterr()
+    assert main([*arguments, "--force"]) == 0
+    assert "not measured" in capsys.readouterr().err
+    assert main(["calibrate", str(model), "-o", str(output), "--force"]) == 2
+
+
+def test_ranges_of_another_model_are_refused(tmp_path: Path) -> None:
+    model = network(tmp_path)
+    cache = tmp_path / "other.table"
+    cache.write_text(
+        "TRT-101100-EntropyCalibration2\nimage: 3c010a14\nbackbone.0: 3c010a14\nhead: 3c010a14\n"
+    )
+    with pytest.raises(
+        BuildError,
+        match=r"1 of 4 layers, not for conv_2; 2 of 3 names are not in the model, such as backbone.0",
+    ):
+        import_ranges(model, cache, tmp_path / "imported.onnx")
+    assert not (tmp_path / "imported.onnx").exists()
+
+
+def test_weights_that_were_trained_further_are_not_taken(tmp_path: Path) -> None:
+    model = network(tmp_path)
+    other = quantized(network(tmp_path, seed=1))  # the same names, other weights
+    found = match_ranges(load_graph(model), read_ranges(other))
+    assert "the weights of 4 layers in the file are others" in " ".join(found.table.notes)
+    assert (
+        found.table.weights
+        == match_ranges(load_graph(model), dataclasses.replace(read_ranges(other), weights={})).table.weights
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"TRT-8601-EntropyCalibration2\nimage: 3c01\n", "damaged in line 2"),
+        (b"TRT-8601-EntropyCalibration2\nimage: 7f800000\n", "damaged in line 2"),
+        (b"TRT-8601\n", "not a calibration cache"),
+        (b"\x80\x04", "no ranges that are known here"),
+        (b"{", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "ranges"
+    file.write_bytes(content)
+    with pytest.raises(ModelFormatError, match=words):
+        read_ranges(file)
+
+
+def test_a_float_model_has_no_ranges(tmp_path: Path) -> None:
+    model = network(tmp_path)
+    with pytest.raises(ModelFormatError, match="has no ranges"):
+        read_ranges(model)
+    assert main(["table", str(model)]) == 1
