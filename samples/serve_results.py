@@ -57,9 +57,9 @@ class Feeder:
         pipe = self.process.stdin
         assert pipe is not None
         try:
-            while (line := self.lines.get()) is not None:
-                print(line, file=pipe, flush=True)
-            pipe.close()
+            with pipe:
+                while (line := self.lines.get()) is not None:
+                    print(line, file=pipe, flush=True)
         except BrokenPipeError:  # the program has ended: what is left is for nobody
             while self.lines.get() is not None:
                 self.dropped += 1

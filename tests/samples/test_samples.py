@@ -18,7 +18,20 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.colours import colour_cycle, decode_video, write_video
+import edgecnn
+from edgecnn.masks import Masks
+from tests.colours import colour_cycle, decode_video, solid, write_video
+from tests.samples.hand_made import (
+    DISC,
+    FPS,
+    HW,
+    bending_road,
+    moving_discs,
+    write_detector,
+    write_driver,
+    write_embedder,
+    write_segmenter,
+)
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 Run = Callable[..., str]
@@ -132,3 +145,133 @@ def test_web_view(colour_onnx: Path, colour_video: Path) -> None:
     assert picture is not None
     assert picture.shape == decode_video(colour_video)[0].shape
     assert json.loads(event.removeprefix(b"data:"))["result"]["classes"]
+
+
+def test_detect_camera(run: Run, tmp_path: Path) -> None:
+    model = write_detector(tmp_path / "discs.onnx")
+    video = write_video(tmp_path / "discs.mp4", list(moving_discs(40)), fps=FPS)
+    said = run("detect_camera", model, video, "--save", tmp_path / "out.mp4")
+    assert "40 frames, 0 dropped; 3 × disc seen" in said
+    assert [line for line in said.splitlines() if "in view" in line] == [
+        f"#{track} disc: 1.3 s in view, 39 frames" for track in range(3)
+    ]
+    seen, drawn = decode_video(video), decode_video(tmp_path / "out.mp4")
+    assert len(drawn) == 40
+    # the path is drawn where nothing else is, some frames behind the first disc
+    assert np.abs(drawn[35][35:45, 70:90].astype(int) - seen[35][35:45, 70:90]).max() > 50
+
+
+def test_segment_camera(run: Run, tmp_path: Path) -> None:
+    model = write_segmenter(tmp_path / "white.onnx")
+    video = write_video(tmp_path / "discs.mp4", list(moving_discs(10)), fps=FPS)
+    said = run("segment_camera", model, video, "--save", tmp_path / "out.mp4", "--every", 5)
+    share = 3 * np.pi * (DISC / 2) ** 2 / (HW[0] * HW[1])
+    told = [float(share) for share in re.findall(r"white ([\d.]+)%", said)]
+    assert told == [pytest.approx(100 * share, abs=0.5)] * 2
+    assert len(decode_video(tmp_path / "out.mp4")) == 10
+
+
+def test_segment_camera_blurs_what_has_no_mask() -> None:
+    sample = load_sample("segment_camera")
+    frame = np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8)
+    mask = np.zeros((100, 120), bool)
+    mask[20:80, 20:80] = True
+    picture = sample.in_focus(frame, mask)
+    np.testing.assert_array_equal(picture[35:65, 35:65], frame[35:65, 35:65])
+    assert picture[:10].std() < frame[:10].std() / 3
+    objects = edgecnn.Detections(
+        boxes_xyxy=np.array([[20, 20, 80, 80]], np.float32),
+        scores=np.ones(1, np.float32),
+        class_ids=np.zeros(1, np.int64),
+        labels=("thing",),
+        masks=Masks.from_dense(mask[None]),
+    )
+    shares, where = sample.areas(objects)
+    assert shares == {"thing": 0.3}
+    np.testing.assert_array_equal(where, mask)
+
+
+def test_reidentify(run: Run, tmp_path: Path) -> None:
+    model, gallery = write_embedder(tmp_path / "colours.onnx"), tmp_path / "known.npz"
+    random = np.random.default_rng(0)
+    for name in ("red", "green", "blue"):
+        for number in range(3):
+            picture = np.clip(solid(name) + random.normal(0, 40, (48, 64, 3)), 0, 255).astype(np.uint8)
+            (tmp_path / f"{number}").mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / f"{number}" / f"{name}.png"), picture)
+    for name in ("red", "green"):
+        run(
+            "reidentify",
+            model,
+            "enrol",
+            gallery,
+            name,
+            *(tmp_path / f"{number}/{name}.png" for number in (0, 1)),
+        )
+    said = run("reidentify", model, "identify", gallery, tmp_path / "2", "--min-similarity", 0.9)
+    assert [line.split(" (")[0] for line in said.splitlines()] == [
+        "blue.png: nobody that is known",
+        "green.png: green",
+        "red.png: red",
+    ]
+
+
+def test_medical_slide(run: Run, tmp_path: Path) -> None:
+    model = write_segmenter(tmp_path / "white.onnx", (64, 64))
+    slide = np.full((300, 500, 3), 60, np.uint8)
+    centres = [(x, y) for x in range(40, 500, 60) for y in range(40, 300, 60)]
+    for centre in centres:
+        cv2.circle(slide, centre, 11, (255, 255, 255), -1)
+    cv2.imwrite(str(tmp_path / "slide.png"), slide)
+    said = run("medical_slide", model, tmp_path / "slide.png", "--save", tmp_path / "overlay.png")
+    assert "500 × 300, 66 tiles" in said
+    (share, regions) = re.findall(r"white: ([\d.]+)% of the slide, (\d+) regions", said)[0]
+    assert float(share) == pytest.approx(100 * (slide == 255).mean(), abs=0.1)
+    assert int(regions) == len(centres)
+    overlay = cv2.imread(str(tmp_path / "overlay.png"))
+    assert overlay is not None
+    assert overlay.shape == slide.shape
+
+
+def test_drive(run: Run, tmp_path: Path) -> None:
+    model = write_driver(tmp_path / "road.onnx")
+    for middle, sign in ((0.5, 0), (0.42, -1)):
+        video = write_video(tmp_path / "road.mp4", list(bending_road(35, middle=middle)), fps=FPS)
+        said = run("drive", model, video, "--deadline-ms", 10_000, "--save", tmp_path / f"{middle}.mp4")
+        steering = float(re.findall(r"steering ([+-][\d.]+)", said)[-1])
+        assert np.sign(round(steering / 0.2)) == sign
+        assert ", 0 of them blind" in said
+        assert len(decode_video(tmp_path / f"{middle}.mp4")) > 10
+    said = run("drive", model, video, "--deadline-ms", 0.001)
+    steps, blind = (int(number) for number in re.findall(r"(\d+) steps, (\d+) of them", said)[0])
+    assert steps == blind  # results there may be none, but none is used
+
+
+def test_drive_brakes_when_it_sees_nothing() -> None:
+    vehicle = load_sample("drive").Vehicle()
+    for _ in range(60):
+        vehicle.follow(0.1)
+    assert 0.35 < vehicle.steering <= 0.4
+    assert vehicle.speed > 5
+    for _ in range(60):
+        vehicle.brake()
+    assert vehicle.speed == 0
+    assert abs(vehicle.steering) < 1e-3
+
+
+def test_robot_follow(run: Run, tmp_path: Path) -> None:
+    model = write_detector(tmp_path / "discs.onnx")
+    disc = np.zeros((DISC + 1, DISC + 1, 3), np.uint8)
+    cv2.circle(disc, (DISC // 2, DISC // 2), DISC // 2, (255, 255, 255), -1)
+    cv2.imwrite(str(tmp_path / "disc.png"), disc)
+    world = np.random.default_rng(0).integers(0, 120, (48, 64, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "world.png"), world)
+    pictures = ["--object", tmp_path / "disc.png", "--world", tmp_path / "world.png"]
+    said = run("robot_follow", model, *pictures, "--seconds", 3, "--plot", tmp_path / "error.png")
+    following, still = (
+        int(number) for number in re.findall(r"(\d+) pixels from the middle, (\d+) had", said)[0]
+    )
+    assert following < still / 2
+    plot = cv2.imread(str(tmp_path / "error.png"))
+    assert plot is not None
+    assert plot.std() > 10
