@@ -1,4 +1,4 @@
-"""`edgecnn compare`: how far two models agree on the same frames; where these have labels, which is better."""
+"""`edgecnn compare`: how far two models agree on the same frames; where they have labels, which is better."""
 
 from __future__ import annotations
 

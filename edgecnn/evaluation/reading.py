@@ -45,10 +45,10 @@ def inside(folder: Path, name: str, *, where: str) -> Path:
 
 def read_bytes(path: Path, *, most: int) -> bytes:
     """A label file's content. Raises DataError where it is missing, no file, or longer than `most` bytes."""
+    if path.exists() and not path.is_file():  # a pipe or device may never begin, or never end
+        raise DataError(f"cannot read labels from {path}", got="no regular file")
     try:
         with path.open("rb") as file:
-            if not path.is_file():  # a pipe or device never ends
-                raise DataError(f"cannot read labels from {path}", got="no regular file")
             data = file.read(most + 1)
     except OSError as error:
         raise DataError(f"cannot read labels from {path}", got=os.strerror(error.errno or 0)) from error
