@@ -8,8 +8,8 @@
    8-bit data.
 4. What is arithmetic in its own right (Softmax, LayerNormalization, Exp …) and a network's outputs stay
    in float.
-5. A layer that the table keeps in float – automatic mixed precision – has float weights and reads float
-   numbers on every target. Its neighbours stay as they are.
+5. A layer that the table keeps in float – automatic mixed precision – has float weights on every target, and
+   reads float numbers wherever the target has them.
 """
 
 from __future__ import annotations

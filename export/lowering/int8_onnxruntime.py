@@ -15,6 +15,8 @@ the weights and the bias are all quantized, and nothing stands between. So, beyo
 - Weights are int8 with a scale a channel; the bias is int32 with scale input · weight.
 - An operator that computes in float reads the float tensor where there is one.
 - A ConvTranspose runs in float. Between quantized tensors its weights are quantized all the same.
+- A convolution that only such layers read which the table keeps in float is computed in float with them:
+  its integer kernel could give them nothing but 8 bits.
 - A layer in float that can only read an 8-bit tensor gets it through a DequantizeLinear with a scale a
   channel, all of them equal. Behind one with a single scale, ONNX Runtime quantizes float weights by itself,
   with one scale for all channels (−4 dB on EfficientNet-Lite0, for one layer that was to stay in float).
@@ -173,8 +175,12 @@ def _runs_on_integers(node: ir.Node, table: QuantizationTable) -> bool:
     """Whether an anchor gets all that ONNX Runtime wants of an integer kernel."""
     if reason_for_float(node, table) is not None:
         return False
+    if node.op_type != "Conv":
+        return True
     result = result_of(node)
-    return node.op_type != "Conv" or (result.name in table.activations and not result.is_graph_output())
+    readers = [use.node for use in result.uses()]
+    only_floats = all(name_of(reader) in table.kept_in_float for reader in readers)
+    return result.name in table.activations and not result.is_graph_output() and not only_floats
 
 
 def _is_rounded(value: ir.Value, plan: _Plan) -> bool:
