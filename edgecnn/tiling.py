@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.backends import Backend
 from edgecnn.detections import Detections
 from edgecnn.errors import InputError, SpecError
 from edgecnn.geometry import Geometry
@@ -32,6 +33,8 @@ from edgecnn.masks import Masks
 from edgecnn.model import Model
 from edgecnn.preprocess import check_frame
 from edgecnn.results import UNSEEN, Result, Segmentation
+from edgecnn.spec import ModelSpec
+from edgecnn.tasks import Task
 from edgecnn.values import check
 
 __all__ = ["AnyModel", "RegionModel", "TiledModel", "merge_detections", "merge_maps", "tile_places"]
@@ -80,8 +83,11 @@ class _Parts:
                 expected="one of " + ", ".join(MERGED),
             )
         self.model = model
-        self.spec, self.task = model.spec, model.task
-        self.name, self.backend, self.precision = model.name, model.backend, model.precision
+        self.spec: ModelSpec = model.spec
+        self.task: Task = model.task
+        self.backend: Backend = model.backend
+        self.name: str = model.name
+        self.precision: str = model.precision
 
     def __call__(self, frame_bgr: NDArray[np.uint8]) -> Result:
         """As calling the model."""

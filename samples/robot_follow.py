@@ -1,8 +1,7 @@
 """A robot's camera follows an object: a control loop at 30 Hz keeps it in the middle of the picture.
 
-The camera turns in a simulated world: a view that moves over a larger picture, with motors that take time to
-speed up. The pipeline detects and tracks; the loop takes the newest result, knows how old it is, and lets the
-motors stand when it is too old. Replace `PanTilt` by your own camera and motors.
+The camera is simulated: a view moves over a larger picture, by motors that take time to speed up. The loop
+takes the newest result, and stands when that is too old. Replace `PanTilt` by your own camera and motors.
 
 python samples/robot_follow.py detector.onnx --object digit.png --world photo.jpg --plot error.png
 """
@@ -12,13 +11,14 @@ from __future__ import annotations
 import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 import edgecnn
-from edgecnn.camera import Capture, Source
+from edgecnn.camera import Capture, Source, read_image
 from edgecnn.tracking import ByteTrack  # pip install 'edgecnn[track]'
 
 VIEW_WH, RATE_HZ = np.array([320, 240]), 30
@@ -93,13 +93,13 @@ def main() -> None:
     """Follow for a while, then say how well."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", help="a detector that edgecnn built")
-    parser.add_argument("--object", required=True, help="a bright picture on black, to be followed")
-    parser.add_argument("--world", required=True, help="a picture, in front of which it moves")
+    parser.add_argument("--object", type=Path, required=True, help="what to follow, bright on black")
+    parser.add_argument("--world", type=Path, required=True, help="a picture, in front of which it moves")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--plot", help="write the error over time here, .png or .svg")
     arguments = parser.parse_args()
 
-    world, thing = cv2.imread(arguments.world), cv2.imread(arguments.object)
+    world, thing = read_image(arguments.world), read_image(arguments.object)
     camera = PanTilt(cv2.resize(world, (640, 480)), thing, arguments.seconds)
     with edgecnn.load(arguments.model) as model:
         follow(camera, model)

@@ -16,6 +16,7 @@ from time import monotonic
 from rosbags.rosbag2 import Reader
 
 import edgecnn
+from edgecnn.tracking import ByteTrack
 
 
 def main() -> None:
@@ -29,9 +30,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="replace a bag that is there")
     arguments = parser.parse_args()
 
-    tracker = None
-    if arguments.track:
-        from edgecnn.tracking import ByteTrack as tracker  # noqa: N813 - called as a function
+    tracker = ByteTrack if arguments.track else None
     end_s = None if arguments.seconds is None else monotonic() + arguments.seconds
     try:
         with (

@@ -111,7 +111,7 @@ def kept_frames(seed: int) -> list[int]:
     keep[:5] = True
     for start in (30, 80, 130, 180, 250):
         keep[start : start + 10] = False
-    return np.flatnonzero(keep).tolist()
+    return [int(index) for index in np.flatnonzero(keep)]
 
 
 def ids_by_square(outputs: Sequence[edgecnn.Output]) -> list[list[int]]:

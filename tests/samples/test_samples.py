@@ -126,7 +126,7 @@ def test_ros2_bag(run: Run, colour_onnx: Path, colour_video: Path, tmp_path: Pat
 
 
 def test_web_view(colour_onnx: Path, colour_video: Path) -> None:
-    command = [sys.executable, SAMPLES / "web_view.py", colour_onnx, colour_video]
+    command: list[str | Path] = [sys.executable, SAMPLES / "web_view.py", colour_onnx, colour_video]
     environment = {**os.environ, "PYTHONPATH": str(SAMPLES.parent)}
     with subprocess.Popen(
         [*command, "--at", "http://127.0.0.1:0", "--rounds", "0"],
