@@ -113,20 +113,21 @@ def lower_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 def _export(module: Any, example: torch.Tensor, opset: int, dynamic_batch: bool) -> Capture:
     import torch
 
-    from edgecnn.export.fake_quantize import translations
+    from edgecnn.export.fake_quantize import shape_rules, translations
 
     free = dynamic_batch and not isinstance(module, torch.export.ExportedProgram)
     shapes = ({0: torch.export.Dim(_BATCH)},) if free else None
-    program = torch.onnx.export(
-        module,
-        (example,),
-        dynamo=True,
-        opset_version=max(opset, _DYNAMO_MIN_OPSET),
-        dynamic_shapes=shapes,
-        custom_translation_table=translations(),
-        optimize=False,
-        verbose=False,
-    )
+    with shape_rules():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=max(opset, _DYNAMO_MIN_OPSET),
+            dynamic_shapes=shapes,
+            custom_translation_table=translations(),
+            optimize=False,
+            verbose=False,
+        )
     assert program is not None  # it is None for the tracer alone
     return Capture(program.model, program.exported_program, "dynamo")
 

@@ -2,15 +2,43 @@
 
 ONNX's int8 ends at -128. `quant_min=-127` is written as `Max(x, -127 · scale)` before the QuantizeLinear: for
 weights the optimizer computes it away, and for activations `edgecnn.export.qdq` knows it.
+
+torch has no shape rules for these operators either, which torch.export needs for a free batch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from edgecnn.quantization import LEVELS
 
-__all__ = ["translations"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["shape_rules", "translations"]
+
+_WITHOUT_RULE = (
+    "fake_quantize_per_tensor_affine_cachemask",
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    "fake_quantize_per_channel_affine_cachemask",
+)
+
+
+@contextlib.contextmanager
+def shape_rules() -> Iterator[None]:
+    """Rules for the shapes of torch.fake_quantize_*, as long as the block runs, where torch has none."""
+    import torch
+
+    def like_input(self: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.empty_like(self), torch.empty_like(self, dtype=torch.bool)
+
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        for name in _WITHOUT_RULE:
+            if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
+                library.impl(name, like_input, "Meta")
+        yield
 
 
 def translations() -> dict[Any, Any]:

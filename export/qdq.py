@@ -142,7 +142,11 @@ class _Activations:
                 self._drop_dequantize(node)
                 continue
             if self.exact and source.dtype is not None and source.dtype.name != "FLOAT":
-                raise refusal(node, source.dtype.name, "float32 around int8")
+                raise refusal(
+                    node,
+                    source.dtype.name,
+                    "float32 around int8 (Model Optimizer: --high_precision_dtype fp32)",
+                )
             value = source = _quantized_tensor(node, source)
             found = self._grid(node)
             if found is not None:

@@ -11,6 +11,7 @@ import click
 from edgecnn.backends import PLAN_SUFFIXES
 from edgecnn.cli.common import emit, example_help, json_option, print_table
 from edgecnn.cli.engine_options import ENGINE_TARGETS, EngineOptions, engine_options
+from edgecnn.quantization import QuantizationTable
 
 __all__ = ["command"]
 
@@ -108,7 +109,6 @@ def _report(file: Path) -> dict[str, Any]:
     from edgecnn.backends import open_backend
     from edgecnn.files import sha256_file
     from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, EXPORT_KEY, read_json
-    from edgecnn.quantization import QuantizationTable
     from edgecnn.spec import ModelSpec
 
     backend, reason = open_backend(file)
@@ -116,6 +116,7 @@ def _report(file: Path) -> dict[str, Any]:
         metadata = dict(backend.metadata)
         spec = ModelSpec.from_metadata(metadata)
         table = QuantizationTable.from_metadata(metadata)
+        operators = _operators(file)
         return {
             "path": str(file),
             "size_bytes": file.stat().st_size,
@@ -125,24 +126,41 @@ def _report(file: Path) -> dict[str, Any]:
             "inputs": [asdict(info) for info in backend.inputs],
             "outputs": [asdict(info) for info in backend.outputs],
             "spec": json.loads(spec.to_json()) if spec else None,
-            "quantization": table
-            and {
-                "method": table.method,
-                "frames": table.frames,
-                "frames_sha256": table.frames_sha256,
-                "tensors": len(table.activations),
-                "weights": len(table.weights),
-                "rounding": table.rounding,
-                "kept_in_float": dict(table.kept_in_float),
-                "tool": table.tool,
-            },
+            "quantization": _described(table)
+            if table or BUILD_KEY in metadata or not any("Quantize" in name for name in operators or ())
+            else _taken(file),
             "accuracy": read_json(metadata, ACCURACY_KEY),
             "build": read_json(metadata, BUILD_KEY),
             "export": read_json(metadata, EXPORT_KEY),
-            "operators": _operators(file),
+            "operators": operators,
         }
     finally:
         backend.close()
+
+
+def _described(table: QuantizationTable | None) -> dict[str, Any] | None:
+    return table and {
+        "method": table.method,
+        "frames": table.frames,
+        "frames_sha256": table.frames_sha256,
+        "tensors": len(table.activations),
+        "weights": len(table.weights),
+        "rounding": table.rounding,
+        "kept_in_float": dict(table.kept_in_float),
+        "notes": list(table.notes),
+        "tool": table.tool,
+    }
+
+
+def _taken(file: Path) -> dict[str, Any] | None:
+    """What `build` makes of a model that was quantized elsewhere."""
+    from edgecnn.errors import BuildError
+    from edgecnn.export.qdq import load_float_graph
+
+    try:
+        return _described(QuantizationTable.from_metadata(load_float_graph(file).metadata_props))
+    except BuildError as error:
+        return {"refused": str(error)}
 
 
 def _operators(file: Path) -> Mapping[str, int] | None:

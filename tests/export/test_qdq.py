@@ -180,7 +180,8 @@ class QuantizedConv(nn.Conv2d):
         return self._conv_forward(input, weight, self.bias)
 
 
-def test_a_module_that_was_trained_with_fake_quantization(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [1, None])
+def test_a_module_that_was_trained_with_fake_quantization(batch: int | None, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(
         FakeQuantize(0.02), QuantizedConv(3, 8, 3, padding=1), nn.ReLU6(),
@@ -188,7 +189,7 @@ def test_a_module_that_was_trained_with_fake_quantization(tmp_path: Path) -> Non
         FakeQuantize(0.01), QuantizedConv(8, 8, 1), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
     )  # fmt: skip
-    result = export_onnx(module, classifier(), tmp_path / "qat.onnx")
+    result = export_onnx(module, classifier(), tmp_path / "qat.onnx", batch=batch)
     assert result.node_counts["QuantizeLinear"] == 6
     graph = load_float_graph(result.path)
     table = QuantizationTable.from_metadata(graph.metadata_props)
