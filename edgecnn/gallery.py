@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Gallery", "Match", "network_id"]
 
 VERSION = 1
+LARGEST_BYTES = 1 << 31
 
 
 class Match(NamedTuple):
@@ -174,17 +175,30 @@ def _read(file: Path) -> Gallery:
     import msgspec
 
     try:
+        with zipfile.ZipFile(file) as packed:  # a few bytes can be packed zeros without end
+            size = sum(entry.file_size for entry in packed.infolist())
+        if size > LARGEST_BYTES:
+            raise ValueError(f"{size} bytes, unpacked")
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
             vectors, names, about = stored["vectors"], stored["names"], str(stored["about"])
         found: dict[str, Any] = msgspec.json.decode(about, type=dict[str, Any])
         version, network = found["version"], str(found["network"])
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
+    except (
+        ValueError,
+        KeyError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        msgspec.MsgspecError,
+        RecursionError,
+    ) as error:
         raise ModelFormatError(
             f"{file} is no gallery", got=str(error), expected="what Gallery.save wrote"
         ) from error
     if version != VERSION:
         raise ModelFormatError(f"{file} is of another version", got=str(version), expected=str(VERSION))
     fits = vectors.ndim == 2 and vectors.dtype == np.float32 and names.shape == vectors.shape[:1]
+    fits = fits and names.dtype.kind == "U"
     if not fits or not np.isfinite(vectors).all():
         raise ModelFormatError(
             f"{file} is damaged", got=f"{vectors.dtype} {vectors.shape}", expected="(N, D) float32"

@@ -18,6 +18,8 @@ from edgecnn.errors import InputError
 
 __all__ = ["Crop", "Masks", "decode_runs", "encode_runs"]
 
+MOST_PIXELS = 1 << 28  # of one mask; run lengths of a few bytes could ask for any number
+
 
 class Crop(NamedTuple):
     """The part of a mask outside of which it is empty.
@@ -69,10 +71,12 @@ class Masks:
     @classmethod
     def from_coco(cls, runs: Sequence[Mapping[str, Any]], frame_hw: tuple[int, int]) -> Masks:
         """From what `to_coco` gave. Raises InputError."""
-        masks = [decode_runs(entry) for entry in runs]
-        if any(mask.shape != frame_hw for mask in masks):
-            raise InputError("wrong size of a mask", got=str(masks[0].shape), expected=str(frame_hw))
-        return cls.from_dense(np.stack(masks) if masks else np.zeros((0, *frame_hw), bool))
+        crops = []
+        for entry in runs:
+            if list(entry.get("size", ())) != list(frame_hw):  # before memory is taken for it
+                raise InputError("wrong size of a mask", got=str(entry.get("size")), expected=str(frame_hw))
+            crops.append(_trimmed(decode_runs(entry)))
+        return cls(frame_hw, [lambda crop=crop: crop for crop in crops])  # type: ignore[misc]
 
     @classmethod
     def joined(cls, parts: Sequence[Masks]) -> Masks:
@@ -182,7 +186,7 @@ def decode_runs(runs: Mapping[str, Any]) -> NDArray[np.bool_]:
         raise InputError(
             "these are no run lengths of COCO", got=str(error) or type(error).__name__
         ) from error
-    fits = 0 <= height <= 2**16 and 0 <= width <= 2**16 and min(lengths, default=0) >= 0
+    fits = min(height, width) >= 0 and height * width <= MOST_PIXELS and min(lengths, default=0) >= 0
     if not fits or sum(lengths) != height * width:
         raise InputError(
             "run lengths do not fill their mask", got=str(sum(lengths)), expected=f"{height} x {width}"

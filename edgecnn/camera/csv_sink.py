@@ -8,7 +8,8 @@ It is made of the result's JSON object, whatever the task:
 
 Each row begins with the frame's `index`, `source`, `captured_at`, `age_ms` and `dropped`, and where models
 have names, with `model`. Names are those of docs/results.md; one that ends in `_xyxy` becomes the columns x1,
-y1, x2, y2. What is no single value stands in its cell as JSON.
+y1, x2, y2. What is no single value stands in its cell as JSON. Text that a spreadsheet would take for
+a formula has a quote in front.
 """
 
 from __future__ import annotations
@@ -55,8 +56,14 @@ class CsvSink(LinesSink):
                     expected=f"{', '.join(self._columns)}, as in its first row",
                     remedy="Use FILE.jsonl for results of different kinds",
                 )
-            writer.writerow(row.values())
+            writer.writerow(map(_no_formula, row.values()))
         return text.getvalue().encode()
+
+
+def _no_formula(value: Any) -> Any:
+    """A label or a file's name is data: a quote in front keeps spreadsheets from computing what it says."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
 
 
 def rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:

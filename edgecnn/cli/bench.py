@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgecnn.cli.common import Size, emit, example_help, json_option, print_table, progress_bar, say
+from edgecnn.cli.common import (
+    Size,
+    emit,
+    example_help,
+    json_option,
+    print_table,
+    printable,
+    progress_bar,
+    say,
+)
 from edgecnn.cli.model_options import ModelOptions, model_options
 from edgecnn.cli.terminal import native_stderr_muted
 
@@ -107,7 +116,7 @@ def _show(report: BenchReport, as_json: bool) -> None:
         "state: " + ", ".join(state),
     ]
     for line in lines:
-        click.echo(line, err=as_json)
+        click.echo(printable(line), err=as_json)
     if device["throttled"]:
         say("the machine slowed down for heat meanwhile: these times are not those of a cool one")
 

@@ -15,6 +15,7 @@ from edgecnn.cli.common import (
     force_option,
     json_option,
     print_table,
+    printable,
     progress_bar,
     say,
     threads_option,
@@ -156,4 +157,4 @@ def _show(result: BuildResult, as_json: bool) -> None:
     print_table(f"{result.path}: {result.precision} ({result.reason})", rows, header, as_json=as_json)
     kept = next((c.kept_fp32 for c in result.candidates if c.precision == result.precision), {})
     for line in by_reason(kept):
-        click.echo(f"  in FP32: {line}", err=as_json)
+        click.echo(printable(f"  in FP32: {line}"), err=as_json)

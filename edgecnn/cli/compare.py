@@ -10,7 +10,16 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.cli.common import emit, example_help, json_option, print_table, progress_bar, say, threads_option
+from edgecnn.cli.common import (
+    emit,
+    example_help,
+    json_option,
+    print_table,
+    printable,
+    progress_bar,
+    say,
+    threads_option,
+)
 from edgecnn.cli.evaluate import metric_cells
 from edgecnn.cli.spec_options import SpecOptions, model_spec, spec_options
 
@@ -99,7 +108,7 @@ def command(
         as_json=as_json,
     )
     for metric, value in agreement.metrics.items():
-        click.echo(f"{metric.replace('_', ' ')}: {value:.1%}", err=as_json)
+        click.echo(printable(f"{metric.replace('_', ' ')}: {value:.1%}"), err=as_json)
     if both:
         report["labels"] = _show_metrics(*both, as_json=as_json)
     if layers:

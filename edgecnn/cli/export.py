@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgecnn.backends import TensorInfo
-from edgecnn.cli.common import emit, example_help, force_option, json_option, progress_bar, say
+from edgecnn.cli.common import emit, example_help, force_option, json_option, printable, progress_bar, say
 from edgecnn.cli.spec_options import SpecOptions, spec_options
 from edgecnn.errors import SpecError
 from edgecnn.files import check_output
@@ -128,7 +128,7 @@ def command(
         say(f"edgecnn: warning: {note}")
     result = replace(result, notes=(*loaded.notes, *result.notes))
     for title, text in _summary(result):
-        click.echo(f"{title:<8}{text}", err=as_json)
+        click.echo(printable(f"{title:<8}{text}"), err=as_json)
     emit(result.to_dict(), as_json)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgecnn.cli.common import by_reason, emit, example_help, force_option, json_option, printable
+from edgecnn.cli.common import by_reason, emit, example_help, force_option, json_option, printable, say
 
 __all__ = ["command"]
 
@@ -113,6 +113,6 @@ def _describe(lowering: Mapping[str, Any]) -> None:
     """What was kept in FP32 and out of INT8, and why: a line a reason, with the layers that it is true of."""
     for what, words in _WORDS.items():
         for line in by_reason(lowering[what]):
-            click.echo(f"  {words}: {line}")
+            click.echo(printable(f"  {words}: {line}"))
     for warning in lowering["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}")

@@ -10,6 +10,7 @@ from edgecnn.errors import SpecError
 __all__ = ["read_labels"]
 
 BUILT_IN = ("imagenet",)
+LONGEST = 1 << 24  # characters
 
 
 def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -26,7 +27,11 @@ def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
     try:
         # utf-8-sig: Windows' editors put a mark in front. Reading as text has made \r\n into \n, and
         # splitlines would also split at characters that may be part of a name.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise ValueError("it is too long")
+        lines = text.split("\n")
     except FileNotFoundError as error:
         raise SpecError(
             f"no labels file {name}",
