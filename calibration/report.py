@@ -246,7 +246,7 @@ def _operator(node: ir.Node) -> str:
     weight = node.inputs[1]
     assert weight is not None
     assert weight.const_value is not None
-    shape = tuple(weight.const_value.shape)
+    shape = weight.const_value.shape.numpy()
     if node.op_type not in ("Conv", "ConvTranspose"):
         sides = shape[::-1] if node.attributes.get_int("transB", 0) else shape
         return f"{node.op_type} {sides[0]} → {sides[1]}"

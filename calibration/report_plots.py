@@ -83,7 +83,7 @@ def _rebinned(stats: TensorStats, end: float) -> NDArray[np.float64]:
     used = np.flatnonzero(stats.counts)
     middles = (used + 0.5) * stats.bin_width
     where = np.minimum((middles / end * _BARS).astype(np.int64), _BARS - 1)
-    return np.bincount(where, weights=stats.counts[used].astype(np.float64), minlength=_BARS)
+    return np.bincount(where, weights=stats.counts[used], minlength=_BARS).astype(np.float64)
 
 
 def _area(tops: Sequence[int], first: int, width: int, height: int, css: str) -> str:

@@ -147,7 +147,7 @@ def _by_sums(graph: ir.Graph, ranges: Ranges) -> Iterator[tuple[ir.Node, str]]:
 def _averaged(node: ir.Node) -> int | None:
     """Over how many values an average goes; None for other operators and free sides."""
     if node.op_type == "AveragePool":
-        return math.prod(node.attributes.get_ints("kernel_shape", ()) or ())
+        return math.prod(int(side) for side in node.attributes.get_ints("kernel_shape", ()) or ())
     if node.op_type != "GlobalAveragePool" or node.inputs[0] is None or node.inputs[0].shape is None:
         return None
     sides = [side for side in tuple(node.inputs[0].shape)[2:] if isinstance(side, int)]

@@ -47,10 +47,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def in_numpy(content: bytes, values: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
     """By ONNX's own reference, which rounds to FP16 behind each node."""
     with np.errstate(over="ignore", invalid="ignore"):
-        outputs: Sequence[NDArray[np.float32]] = ReferenceEvaluator(onnx.load(io.BytesIO(content))).run(
-            None, {"image": values}
-        )
-    return outputs
+        return list(ReferenceEvaluator(onnx.load(io.BytesIO(content))).run(None, {"image": values}))
 
 
 def test_frames_say_what_stays_in_fp32(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
