@@ -38,10 +38,10 @@ from edgecnn.calibration.mixed import Budget, TradeoffPoint
 from edgecnn.calibration.observation import observe_activations, weight_scales
 from edgecnn.calibration.ranges import METHODS, Method, choose_range
 from edgecnn.calibration.sample import KeptFrames, diversity
-from edgecnn.calibration.search import Mix, Trial, mix
+from edgecnn.calibration.search import Mix, Trial, reason, search
 from edgecnn.calibration.second_order import LayerRounding, round_network
 from edgecnn.calibration.selection import select_ranges
-from edgecnn.calibration.sensitivity import LayerSensitivity
+from edgecnn.calibration.sensitivity import LayerSensitivity, measure_sensitivities
 from edgecnn.camera.source import Skipped
 from edgecnn.compare import Agreement
 from edgecnn.dataset import FrameSet, open_frames
@@ -254,16 +254,23 @@ def calibrate(
                 warnings.append(f"{warning}, which {plainly} give")
     mixed = None
     if searching:
-        mixed = mix(
+        sensitivities = measure_sensitivities(
             graph,
-            budget or Budget(),
-            Trial(kept=(), table=table, layers=layers, measured=measured),
-            rounded=rounded,
-            measuring=measuring,
-            inputs=kept.tensors,
+            unrounded,
+            kept.tensors,
+            second_order=rounding != "nearest" and not plain_is_kept,
             threads=threads,
             progress=progress,
         )
+
+        def attempt(names: tuple[str, ...]) -> Trial:
+            reasons = {name: reason(sensitivities, name) for name in names}
+            table, layers = rounded({**unrounded.kept_in_float, **reasons})
+            measured = measuring(table, f"comparing with {len(names)} layers in float")
+            return Trial(kept=names, table=table, layers=layers, measured=measured)
+
+        first = Trial(kept=(), table=table, layers=layers, measured=measured)
+        mixed = search(budget or Budget(), sensitivities, first, attempt)
         table, layers, measured = mixed.chosen.table, mixed.chosen.layers, mixed.chosen.measured
     kept.tensors.clear()
     if budget and mixed:
@@ -317,12 +324,12 @@ def _budget_warnings(budget: Budget, mixed: Mix, judging: FrameSet, reported: Me
             f"an agreement of {budget.min_agreement:g} on {judging.count} frames lets none of them differ; "
             "more frames (--eval-data) choose better"
         )
-    share = next(point.int8_share for point in mixed.tradeoff if point.chosen)
     if mixed.misses:
+        share = next(point.int8_share for point in mixed.tradeoff if point.chosen)
         yield (
             f"the budget is not met: {'; '.join(miss.words for miss in mixed.misses)}, with "
             f"{len(mixed.chosen.kept)} layers in float and {share:.0%} of the multiplications in INT8, the "
-            f"best of {sum(point.accuracy is not None for point in mixed.tradeoff)} sets that were tried. "
+            f"best of {len(mixed.trials)} sets that were tried. "
             "Ask for less, calibrate with frames of more scenes, or build with --precision fp16"
         )
     elif misses := budget.misses(reported):

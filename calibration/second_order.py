@@ -87,6 +87,7 @@ def round_network(
     inputs: Sequence[NDArray[np.float32]],
     *,
     adaptive: bool = False,
+    alone: bool = False,
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> tuple[QuantizationTable, tuple[LayerRounding, ...]]:
@@ -99,6 +100,7 @@ def round_network(
             them judges what the first part suggests.
         adaptive: try AdaRound for each layer too, in the way (how much trust in the frames, whether to make
             up for errors) that was best without it, and keep it where the second part confirms it.
+        alone: round each layer as if all others were in float, so that none makes up for errors of others.
         threads: CPU threads; ONNX Runtime's own choice where None.
         progress: called as layers are done.
 
@@ -115,9 +117,9 @@ def round_network(
     nodes = [node for node in model.graph if node.outputs[0].name in outputs and _is_alone(node)]
     if len(inputs) < FEWEST or not nodes:
         return table, ()
-    sources = {node.outputs[0].name: node.inputs[0] for node in quantized.graph}
+    sources = {node.outputs[0].name: node.inputs[0] for node in (model if alone else quantized).graph}
     float_stream = Stream(model, inputs, threads=threads)
-    stream = Stream(quantized, inputs, threads=threads)
+    stream = float_stream if alone else Stream(quantized, inputs, threads=threads)
     border = round(_TRAINING * len(inputs))
     constants: dict[str, NDArray[Any]] = {}
     weights, biases = dict(table.weights), dict(table.biases)
@@ -130,7 +132,8 @@ def round_network(
         assert weight.const_value is not None
         assert layer is not None  # _is_alone
         float_stream.advance(result, {})
-        stream.advance(result, constants)
+        if not alone:
+            stream.advance(result, constants)
         read = sources[result]
         assert read is not None
         values = weight.const_value.numpy()
