@@ -136,7 +136,8 @@ def test_several_heads_with_labels_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "bright").mkdir()
     for index in (2, 3):  # the first image has no mask
         image = cv2.imread(str(tmp_path / "images" / f"{index}.png"), cv2.IMREAD_GRAYSCALE)
-        assert cv2.imwrite(str(tmp_path / "bright" / f"{index}.png"), (image > 0).astype(np.uint8))
+        assert image is not None
+        assert cv2.imwrite(str(tmp_path / "bright" / f"{index}.png"), np.uint8(image > 0))
     with model_of(spec, network) as model:
         found = evaluate(model, open_labelled(tmp_path, spec))
         again = evaluate(model, LabelledByModel(model, open_frames(tmp_path / "images")))

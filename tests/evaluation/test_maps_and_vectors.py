@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from edgecnn.results import Anomaly, Classification, Embedding, Segmentation, Va
 from tests.evaluation.sets import spec_of, write_image
 
 
-def write_mask(path: Path, mask: NDArray[np.generic]) -> None:
+def write_mask(path: Path, mask: NDArray[np.integer[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), mask)
 
@@ -118,10 +119,8 @@ def test_masks_counted_by_hand(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         scores.confusion.counts, reference.confusion_matrix(truth[known], result[known])
     )
-    np.testing.assert_allclose(
-        [values["iou"] for values in scores.per_class.values()],
-        reference.jaccard_score(truth[known], result[known], average=None),
-    )
+    ious = np.array([values["iou"] for values in scores.per_class.values()])
+    np.testing.assert_allclose(ious, reference.jaccard_score(truth[known], result[known], average=None))
     unseen = result.copy()
     unseen[:, 0] = 255  # a crop kept these from the network: wrong, and of no class
     metric.add(frame.truth, Segmentation(unseen))
@@ -182,7 +181,8 @@ def test_maps_counted_by_hand(tmp_path: Path) -> None:
 
 def test_anomalies_as_mvtec_lays_them_out(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
-    truths, heats = [], []
+    truths: list[NDArray[np.bool_]] = []
+    heats: list[NDArray[np.float32]] = []
     for index in range(8):
         kind = "good" if index < 4 else "scratch"
         write_image(tmp_path / "test" / kind / f"{index}.png", hw=(12, 16))
@@ -196,8 +196,8 @@ def test_anomalies_as_mvtec_lays_them_out(tmp_path: Path) -> None:
     metric = metric_module("anomaly").create(spec)
     scores = random.normal([0, 0, 0, 0, 1, 1, 1, 1]).tolist()
     labelled = open_labelled(tmp_path, spec)
-    for frame, mask, heat, score in zip(labelled, truths, heats, scores, strict=True):
-        np.testing.assert_array_equal(mask, False if frame.truth.mask is None else frame.truth.mask)
+    for frame, wrong_px, heat, score in zip(labelled, truths, heats, scores, strict=True):
+        np.testing.assert_array_equal(wrong_px, False if frame.truth.mask is None else frame.truth.mask)
         metric.add(frame.truth, Anomaly(score, 0.5, heat))
     found = metric.scores()
     wrong = np.arange(8) >= 4
