@@ -93,6 +93,7 @@ class Report:
         plain: largest magnitudes and nearest steps, as ONNX Runtime runs them.
         depth: tensor → its SQNR in dB on the symmetric grid, None where identical; in the network's order.
         depth_frames: how many frames that was measured on.
+        budget_met: on the frames that chose the layers in float; None without a budget.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Report:
     depth_frames: int
     tradeoff: Sequence[TradeoffPoint]
     half: Half
+    budget_met: bool | None = None
 
     @property
     def int8_share(self) -> float:
@@ -177,6 +179,7 @@ def write_report(
             depth=depth,
             depth_frames=seen,
             tradeoff=result.tradeoff,
+            budget_met=result.budget_met,
             half=_half(model, frames.spaced(_HALF_FRAMES), threads, progress),
         )
     )

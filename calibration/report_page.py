@@ -75,6 +75,8 @@ def _facts(report: Report) -> str:
         ("Calibrated on", frames),
         ("Measured on", f"{report.accuracy.images} held-out frames"),
     ]
+    if report.budget_met is not None:
+        facts.append(("Budget", "met" if report.budget_met else "not met"))
     items = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts)
     digest = f'<p class="hash">SHA-256 of the frames <code>{escape(found.frames_sha256)}</code></p>'
     return f'<dl class="facts">{items}</dl>{digest}'
@@ -100,7 +102,7 @@ def _accuracy(report: Report) -> str:
     beside = "" if plain is None else f"the plain way: {decibels(plain.worst_sqnr_db)}"
     cards = [
         _card("SQNR, ONNX Runtime", decibels(accuracy.worst_sqnr_db), beside),
-        _card("SQNR, TensorRT’s grid", decibels(symmetric.worst_sqnr_db), "symmetric, the rest in FP32"),
+        _card("SQNR, TensorRT’s grid", decibels(symmetric.worst_sqnr_db), "all else in FP32"),
     ]
     for metric, value in accuracy.metrics.items():
         other = symmetric.metrics.get(metric)

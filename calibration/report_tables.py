@@ -81,10 +81,11 @@ def _tensor(row: TensorRow) -> str:
     lost = "" if beyond is None else f"{_percent(beyond)} saturates" if beyond else "nothing saturates"
     if row.stats.amax == 0:
         lost = "it was always zero"
+    centred = ', <span title="from zero to amax, on TensorRT">254 steps</span>' if entry.centred else ""
     return (
         f'<div class="tensor"><h3 title="{name}">{escape(short(row.name, 48))}</h3>'
         f"{histogram(row.stats, entry.amax)}<p>{entry.low:.3g} … {entry.high:.3g}<br>"
-        f"amax <b>{entry.amax:.4g}</b>, {escape(entry.method)}<br>{lost}</p></div>"
+        f"amax <b>{entry.amax:.4g}</b>, {escape(entry.method)}{centred}<br>{lost}</p></div>"
     )
 
 

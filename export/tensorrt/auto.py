@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.engine import sidecar_path, write_engine_info
-from edgecnn.errors import BuildError
+from edgecnn.errors import BuildError, DataError
 from edgecnn.export.builder_onnxruntime import DEFAULT_MIN_AGREEMENT, check_min_agreement
 from edgecnn.export.tensorrt.build import EngineBuildResult, compile_lowered
 from edgecnn.export.tensorrt.changes import layer_changes
@@ -196,8 +196,12 @@ def _agreeing(
         accuracy = measure_lowered(graph, data, progress)
         return graph, EngineCandidate(precision=precision, left_in_fp16=tuple(leave), accuracy=accuracy)
 
-    found = [look("fp16")]
-    if found[0][1].agreement is None:
+    found = []
+    try:
+        found.append(look("fp16"))
+    except DataError as error:  # FP16 overflows on these frames, which calibration did not foresee
+        warnings.append(f"FP16 was not considered: {error}")
+    if found and found[0][1].agreement is None:
         raise BuildError(
             "precision auto keeps what agrees with FP32",
             got="a task that has no measure of agreement",

@@ -83,6 +83,27 @@ def test_without_frames_it_is_said_and_the_measurement_shows_it(tmp_path: Path) 
         measure_accuracy(path.read_bytes(), result.path.read_bytes(), data)
 
 
+def test_auto_leaves_out_what_overflows_beyond_calibration(tmp_path: Path) -> None:
+    from edgecnn.calibration import calibrate
+
+    dark = np.stack(frames()) // 64  # far fewer, and then far larger numbers than calibration sees
+    for name, array in (("dark", dark), ("light", np.full_like(dark, 255))):
+        np.save(tmp_path / f"{name}.npy", array)
+    net = Net((1, 3, 8, 8))
+    bright = net.add("Relu", net.add("Add", "image", net.constant(1.9)))  # 2 … 1.9 become 0.1 … 3.9
+    large = net.add("Conv", bright, net.constant(np.full((8, 3, 1, 1), 1e4)), name="large")
+    net.add("Conv", large, net.constant(np.full((8, 8, 1, 1), 1e-4)), name="small")
+    net.add("Flatten", net.add("GlobalAveragePool", "small"), name="logits")
+    path = save(net.model("logits", own_spec=spec(task="classification")), tmp_path / "model.onnx")
+    calibrated = calibrate(path, tmp_path / "dark.npy", tmp_path / "calibrated.onnx").path
+    light = open_frames(tmp_path / "light.npy")
+    with pytest.raises(DataError, match="infinite or NaN"):
+        build(calibrated, tmp_path / "fp16.onnx", precision="fp16", data=light)
+    result = build(calibrated, tmp_path / "auto.onnx", data=light)
+    assert "fp16" not in [candidate.precision for candidate in result.candidates]
+    assert any(warning.startswith("fp16 was not considered") for warning in result.warnings)
+
+
 @pytest.mark.parametrize("optimized", [False, True])
 def test_what_is_measured_is_what_fp16_computes(optimized: bool, tmp_path: Path) -> None:
     net = Net((1, 3, 8, 8))
