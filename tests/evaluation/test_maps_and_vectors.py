@@ -173,7 +173,7 @@ def test_maps_counted_by_hand(tmp_path: Path) -> None:
     (tmp_path / "maps" / "a.npy").unlink()
     write_mask(tmp_path / "maps" / "a.png", np.array([[1000, 2000, 4000], [0, 10000, 0]], np.uint16))
     (frame,) = open_labelled(tmp_path, spec)
-    np.testing.assert_allclose(frame.truth, [[1, 2, 4], [np.nan, 10, np.nan]])
+    np.testing.assert_allclose(frame.truth, np.array([[1, 2, 4], [np.nan, 10, np.nan]]))
     np.save(tmp_path / "maps" / "a.npy", np.array([[{}]], object), allow_pickle=True)
     with pytest.raises(DataError, match="cannot read the map"):
         list(open_labelled(tmp_path, spec))

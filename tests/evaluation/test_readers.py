@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgecnn.errors import DataError, EdgeCNNError, UnlabelledError
+from edgecnn.errors import BackendUnavailableError, DataError, EdgeCNNError, UnlabelledError
 from edgecnn.evaluation import LabelledSet, open_labelled
 from edgecnn.evaluation.objects import Objects
+from edgecnn.evaluation.plots import check_plots
 from edgecnn.evaluation.reading import match_classes
+from edgecnn.evaluation.tasks import metric_module
 from tests.evaluation.sets import FRAME_HW, coco_set, spec_of, write_image
 
 
@@ -185,6 +188,47 @@ def test_files_are_bounded_and_regular(tmp_path: Path, monkeypatch: pytest.Monke
         open_labelled(tmp_path / "nothing", spec_of("detection"))
     with pytest.raises(UnlabelledError, match="neither"):
         open_labelled(tmp_path.parent, spec_of("detection"))
+
+
+def test_a_json_object_of_classes(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.png")
+    file = tmp_path / "classes.json"
+    file.write_text('{"images/a.png": "Dog"}')
+    assert truths(open_labelled(file, spec_of("classification"))) == [1]
+    file.write_text('{"a.png": "fish"}')
+    assert truths(open_labelled(file, spec_of("classification"), images=tmp_path / "images")) == [2]
+    for text, message in (
+        ('{"../a.png": "fish"}', "outside its folder"),
+        ('{"a.png": ["fish"]}', "holds no labels"),
+        ('{"b.png": "fish"}', "an image is not there"),
+        ('{"images/a.png": "yeti"}', "yeti"),
+    ):
+        file.write_text(text)
+        with pytest.raises(DataError, match=message):
+            open_labelled(file, spec_of("classification"))
+
+
+@pytest.mark.parametrize(
+    ("module", "task"), [("pycocotools", "detection"), ("yaml", "detection"), ("matplotlib", "plots")]
+)
+def test_what_is_not_installed(
+    module: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yolo_set(tmp_path, {"a": "0 0.5 0.5 0.1 0.1"})
+    (tmp_path / "data.yaml").write_text("val: images")
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    spec = spec_of("detection")
+
+    def use() -> None:
+        if task == "plots":
+            check_plots(tmp_path / "plots")
+        open_labelled(tmp_path, spec)
+        metric_module(task).create(spec)
+
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'edgecnn\[evaluate\]'"):
+        use()
 
 
 def test_labels_that_are_links_elsewhere(tmp_path: Path) -> None:
