@@ -24,7 +24,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -33,7 +33,7 @@ import numpy as np
 from edgecnn import __version__
 from edgecnn.calibration.centring import centre
 from edgecnn.calibration.interchange import match_ranges, on_frames, read_ranges
-from edgecnn.calibration.measurement import Measured, Measuring
+from edgecnn.calibration.measurement import Measured, Measuring, open_with_labels
 from edgecnn.calibration.mixed import Budget, TradeoffPoint
 from edgecnn.calibration.observation import observe_activations, weight_scales
 from edgecnn.calibration.ranges import METHODS, Method, choose_range
@@ -87,6 +87,8 @@ class CalibrationResult:
             neither a budget was given nor a report asked for.
         tradeoff: the sets of layers in float that were considered, from none on; empty as above.
         budget_met: on the frames that chose; None where no budget was given.
+        drops: metric of the budget → by how many points it is worse than FP32's, as ONNX Runtime runs it
+            and on TensorRT's grid.
     """
 
     path: Path
@@ -100,6 +102,7 @@ class CalibrationResult:
     sensitivity: tuple[LayerSensitivity, ...] = ()
     tradeoff: tuple[TradeoffPoint, ...] = ()
     budget_met: bool | None = None
+    drops: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def int8_share(self) -> float | None:
@@ -176,9 +179,15 @@ def calibrate(
     spec = check_spec(graph, spec, name=str(model))
     _check_quantizable(graph, name=str(model))
     imported = None if ranges is None else match_ranges(graph, read_ranges(ranges))
-    frames = open_frames(data, limit=limit)
+    labelled = None
+    if budget and budget.max_drop:
+        frames, labelled = open_with_labels(data, spec, limit=limit)
+    else:
+        frames = open_frames(data, limit=limit)
     if evaluation_data is None:
         frames, held_out = frames.split()
+    elif budget and budget.max_drop:
+        held_out, labelled = open_with_labels(evaluation_data, spec, limit=limit)
     else:
         held_out = open_frames(evaluation_data, limit=limit)
     judging, reporting = held_out.split(2) if budget else (held_out, held_out)
@@ -186,6 +195,7 @@ def calibrate(
         graph,
         judging,
         metrics=tuple(budget.max_drop) if budget else (),
+        labelled=labelled,
         threads=threads,
         progress=progress,
     )
@@ -277,6 +287,8 @@ def calibrate(
         measuring = measuring.on(reporting)
         measured = measuring(table, "comparing on other frames")
         plain = plain and measuring(plain_table, "comparing with the plain way on other frames")
+        if budget.max_drop and labelled is None:
+            warnings.append(f"{held_out.name} has no labels: what FP32 finds was taken as right")
         warnings += _budget_warnings(budget, mixed, judging, measured)
     graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
     # The hash ties the report to the very graph that was measured: a build that makes another one says so.
@@ -300,6 +312,7 @@ def calibrate(
         sensitivity=mixed.sensitivity if mixed else (),
         tradeoff=mixed.tradeoff if mixed else (),
         budget_met=not mixed.misses if mixed and budget else None,
+        drops={name: (measured.drops[0][name], measured.drops[1][name]) for name in measured.drops[0]},
     )
     if report is not None:
         from edgecnn.calibration.report import write_report

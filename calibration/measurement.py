@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
 from edgecnn.compare import Agreement, compare
-from edgecnn.dataset import FrameSet
-from edgecnn.evaluation import Labelled, LabelledByModel, evaluate, higher_is_better
+from edgecnn.dataset import FrameSet, image_frames, open_frames
+from edgecnn.errors import DataError
+from edgecnn.evaluation import (
+    Labelled,
+    LabelledByModel,
+    LabelledSet,
+    evaluate,
+    higher_is_better,
+    open_labelled,
+)
 from edgecnn.export.graph import to_bytes
 from edgecnn.export.lowering import lower_graph
 from edgecnn.export.lowering.tensorrt_int8 import quantize
@@ -18,11 +27,12 @@ from edgecnn.metadata import QUANTIZATION_KEY
 from edgecnn.model import Model
 from edgecnn.progress import Progress
 from edgecnn.quantization import QuantizationTable
+from edgecnn.spec import ModelSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Measured", "Measuring", "agreements"]
+__all__ = ["Measured", "Measuring", "agreements", "open_with_labels"]
 
 
 class Measured(NamedTuple):
@@ -67,6 +77,21 @@ def agreements(agreement: Agreement) -> dict[str, float]:
     return {name: value for name, value in agreement.metrics.items() if name.endswith("_agreement")}
 
 
+def open_with_labels(
+    path: str | os.PathLike[str], spec: ModelSpec, *, limit: int | None
+) -> tuple[FrameSet, LabelledSet | None]:
+    """Frames, and their labels where `edgecnn.evaluation` finds some for the spec's task.
+
+    Raises:
+        DataError, SourceError: there are no frames either.
+    """
+    try:
+        labelled = open_labelled(path, spec, limit=limit)
+    except DataError:
+        return open_frames(path, limit=limit), None
+    return image_frames([item.path for item in labelled.items], labelled.name), labelled
+
+
 class Measuring:
     """Compares a model with a table to itself in float.
 
@@ -74,7 +99,8 @@ class Measuring:
         model: the float model; a change of its metadata is seen.
         frames: to compare on.
         metrics: of `edgecnn.evaluation`, whose drops are wanted.
-        labelled: for those metrics; where None, what the float model finds is taken as right.
+        labelled: labels for those metrics, in an order that the frames' positions are places in; where None,
+            what the float model finds is taken as right.
         threads: CPU threads; ONNX Runtime's own choice where None.
         progress: called as frames are done.
     """
@@ -85,7 +111,7 @@ class Measuring:
         frames: FrameSet,
         *,
         metrics: Collection[str] = (),
-        labelled: Labelled | None = None,
+        labelled: LabelledSet | None = None,
         threads: int | None,
         progress: Progress,
     ) -> None:
@@ -116,13 +142,13 @@ class Measuring:
             drops = [self._drops(exact, model) for model in grids] if self._metrics else [{}, {}]
         return Measured(accuracy, symmetric, lowered, (drops[0], drops[1]))
 
-    def on(self, frames: FrameSet, labelled: Labelled | None = None) -> Measuring:
-        """The same on other frames."""
+    def on(self, frames: FrameSet) -> Measuring:
+        """The same on other frames of the same set."""
         return Measuring(
             self.model,
             frames,
             metrics=self._metrics,
-            labelled=labelled,
+            labelled=self._labelled,
             threads=self._threads,
             progress=self._progress,
         )
@@ -153,5 +179,8 @@ class Measuring:
         }
 
     def _scores(self, exact: Model, model: Model) -> dict[str, float]:
-        labelled = self._labelled or LabelledByModel(exact, self.frames)
+        labelled: Labelled = LabelledByModel(exact, self.frames)
+        if self._labelled is not None:
+            items = [self._labelled.items[position] for position in self.frames.positions]
+            labelled = LabelledSet(self._labelled.name, items)
         return dict(evaluate(model, labelled, progress=self._progress).metrics)

@@ -91,7 +91,8 @@ class TradeoffPoint:
     Attributes:
         kept_in_float: the layers' names, the first that was taken out of INT8 first.
         int8_share: of the multiplications of all convolutions and matrix products, the share that is INT8.
-        predicted_sqnr_db: by the layers' sensitivities, on TensorRT's grid.
+        predicted_sqnr_db: by the layers' sensitivities, on TensorRT's grid, from the next smaller set that
+            was measured.
         accuracy: measured, as ONNX Runtime runs it, on the frames that choose; None where only the prediction
             was made.
         symmetric: measured on TensorRT's grid; None as above.

@@ -65,26 +65,31 @@ class Mix:
 
     @property
     def tradeoff(self) -> tuple[TradeoffPoint, ...]:
-        """All sets in their order; those that were not tried, with the SQNR that is to be expected."""
+        """All sets in their order, with the SQNR that the next smaller one that was tried lets expect."""
         layers = [
             replace(layer, int8=layer.int8 or layer.name in self.chosen.kept) for layer in self.sensitivity
         ]
         tried = {trial.kept: trial for trial in self.trials}
         names = order(layers)
-        unit = 10 ** (-self.trials[0].measured.symmetric.worst_sqnr_db / 10) / (_error(layers, ()) or 1.0)
-        points = []
+        points: list[TradeoffPoint] = []
+        unit = 0.0
         for kept in (tuple(names[:count]) for count in range(len(names) + 1)):
-            error, trial = unit * _error(layers, kept), tried.get(kept)
+            expected, trial = _error(layers, kept), tried.get(kept)
+            if trial is not None and not points:
+                unit = _relative_error(trial) / (expected or 1.0)
+            error = unit * expected
             points.append(
                 TradeoffPoint(
                     kept_in_float=kept,
                     int8_share=int8_share(layers, kept),
                     predicted_sqnr_db=-10 * math.log10(error) if error > 0 else math.inf,
-                    accuracy=trial and trial.measured.accuracy,
-                    symmetric=trial and trial.measured.symmetric,
+                    accuracy=None if trial is None else trial.measured.accuracy,
+                    symmetric=None if trial is None else trial.measured.symmetric,
                     chosen=trial is self.chosen,
                 )
             )
+            if trial is not None and expected > 0:
+                unit = _relative_error(trial) / expected
         return tuple(points)
 
 
@@ -164,6 +169,10 @@ def reason(layers: Sequence[LayerSensitivity], name: str) -> str:
         f"mixed precision: {layer.contribution / error:.1%} of the error, "
         f"{layer.macs / macs:.1%} of the multiplications"
     )
+
+
+def _relative_error(trial: Trial) -> float:
+    return 10 ** (-trial.measured.symmetric.worst_sqnr_db / 10)
 
 
 def _error(layers: Sequence[LayerSensitivity], kept: Sequence[str]) -> float:

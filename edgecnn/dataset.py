@@ -23,7 +23,7 @@ from edgecnn.camera.source import Skipped
 from edgecnn.camera.uri import parse_source
 from edgecnn.errors import DataError, SourceError
 
-__all__ = ["FrameSet", "open_frames"]
+__all__ = ["FrameSet", "image_frames", "open_frames"]
 
 HELD_OUT = 5  # every fifth source, or the last fifth of a video
 DEFAULT_CAMERA_FRAMES = 512
@@ -146,7 +146,7 @@ def open_frames(path: str | os.PathLike[str], *, limit: int | None = None) -> Fr
         files = image_files(uri.target) if uri.kind != "file" or is_image_name(uri.target) else []
     except SourceError as error:  # nothing there, or nothing of use
         raise DataError(error.what, got=error.got, expected=error.expected, remedy=error.remedy) from error
-    return _images(files, uri.name, limit) if files else _video(path, uri.name, limit)
+    return image_frames(files, uri.name, limit=limit) if files else _video(path, uri.name, limit)
 
 
 def _evenly(count: int, limit: int | None) -> list[int]:
@@ -174,7 +174,8 @@ def _array(path: Path, limit: int | None) -> FrameSet:
     return FrameSet(path.name, _evenly(len(array), limit), read)
 
 
-def _images(files: list[Path], name: str, limit: int | None) -> FrameSet:
+def image_frames(files: Sequence[Path], name: str, *, limit: int | None = None) -> FrameSet:
+    """Frames of image files; `positions` are places in `files`."""
     skipped: list[Skipped] = []
 
     def read(positions: Sequence[int]) -> Iterator[NDArray[np.uint8]]:

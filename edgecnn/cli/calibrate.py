@@ -82,7 +82,7 @@ edgecnn calibrate model.onnx --data photos/ --min-sqnr 25 --min-agreement 0.985 
     multiple=True,
     metavar="METRIC=POINTS",
     help="Keep layers in float until a metric of the task, such as top1 or map_50_95, is no more points of a "
-    "hundred below FP32's. May be given several times.",
+    "hundred below FP32's, against the labels of the frames where there are any. Several are possible.",
 )
 @click.option(
     "--limit",
@@ -210,6 +210,10 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
     if result.layers:
         better = sum(layer.shrinkage is not None for layer in result.layers)
         rows.append(("layers that second-order rounding helped", f"{better} of {len(result.layers)}", "", ""))
+    rows += [
+        (f"{metric}: points below FP32", *(f"{points:.2f}" for points in drops), "")
+        for metric, drops in result.drops.items()
+    ]
     if result.int8_share is not None:
         rows.append(("multiplications in INT8", f"{result.int8_share:.1%}", "", ""))
         rows.append(("layers in float", f"{len(table.kept_in_float)}", "", ""))
@@ -239,6 +243,7 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
             "kept_in_float": dict(table.kept_in_float),
             "int8_share": result.int8_share,
             "budget_met": result.budget_met,
+            "drops": {metric: list(drops) for metric, drops in result.drops.items()},
             "sensitivity": [layer.to_dict() for layer in result.sensitivity],
             "tradeoff": [point.to_dict() for point in result.tradeoff],
         },

@@ -5,12 +5,14 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 
+import edgecnn
 from edgecnn.calibration import Budget, calibrate
 from edgecnn.calibration.measurement import Measured
 from edgecnn.calibration.search import Mix, Trial, int8_share, order, reason, search
@@ -18,6 +20,7 @@ from edgecnn.calibration.sensitivity import LayerSensitivity
 from edgecnn.cli import main
 from edgecnn.compare import Agreement, OutputAgreement
 from edgecnn.errors import BuildError
+from edgecnn.evaluation import evaluate, open_labelled
 from edgecnn.export import build
 from edgecnn.export.graph import load_graph, to_bytes
 from edgecnn.export.lowering import lower_graph
@@ -25,6 +28,9 @@ from edgecnn.export.measure import compiled
 from edgecnn.export.tensorrt import CompileOptions
 from edgecnn.quantization import QuantizationTable
 from tests.networks import Net, frames, save, spec
+
+if TYPE_CHECKING:
+    from edgecnn.results import Classification
 
 # The search, on a network that is made up: errors only add up, and every set is what it seems
 
@@ -251,7 +257,19 @@ def test_budgets_that_the_command_refuses(
     assert not output.exists()
 
 
-def test_a_drop_of_a_metric_against_what_fp32_finds(model: Path) -> None:
-    result = calibrated(model, "drop.onnx", budget=Budget(max_drop={"top1": 100.0}))
+def test_a_drop_of_a_metric_against_labels_and_without(model: Path, tmp_path: Path) -> None:
+    budget = Budget(max_drop={"top1": 100.0})
+    result = calibrated(model, "drop.onnx", budget=budget)
     assert result.budget_met
-    assert result.table.kept_in_float == {}
+    assert any("no labels: what FP32 finds was taken as right" in warning for warning in result.warnings)
+    with edgecnn.load(model) as exact:
+        for number, frame in enumerate(frames(8, seed=5)):
+            found = int(np.argmax(cast("Classification", exact(frame)).scores))
+            folder = tmp_path / "labelled" / str((found + number % 2) % 5)
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"{chr(97 + number)}.png"), frame)
+        assert evaluate(exact, open_labelled(tmp_path / "labelled", exact.spec)).metrics["top1"] == 0.5
+    labelled = calibrated(model, "labelled.onnx", budget=budget, evaluation_data=tmp_path / "labelled")
+    assert labelled.accuracy.images == 4
+    assert not any("no labels" in warning for warning in labelled.warnings)
+    assert all(abs(points) <= 100 and points % 25 == 0 for points in labelled.drops["top1"])
