@@ -118,7 +118,7 @@ def tradeoff_plot(measured: Sequence[Point], predicted: Sequence[tuple[float, fl
     line = [(x, y) for x, y in predicted if math.isfinite(y)]
     values = [*(point.y or 0.0 for point in known), *(y for _, y in line)]
     shares = [*(point.x for point in known), *(x for x, _ in line)]
-    if not values:
+    if len(values) < 2:  # one point is no trade-off
         return ""
     low = min(shares)
     axes = _Axes(
@@ -201,7 +201,7 @@ def _decibel_range(values: Sequence[float]) -> tuple[float, float]:
 def _padded(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     pad = max(0.15 * (high - low), 0.5)
-    return max(0.0, low - pad), min(100.0, high + pad)
+    return max(0.0, low - pad), high + pad
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
