@@ -98,21 +98,8 @@ def measure_sensitivities(
         some = _spaced(inputs, ROUNDING_FRAMES)
         table, _ = round_network(model, table, some, alone=True, threads=threads, progress=progress)
     network = SwitchedNetwork(model, table, threads=threads)
-    names, frames = network.layers, _spaced(inputs, FRAMES)
-    noise = [np.zeros(len(names)) for _ in model.graph.outputs]
-    energy = [0.0 for _ in noise]
-    for done, tensor in enumerate(frames):
-        exact = network.run(tensor, leave=names)
-        for place, output in enumerate(exact):
-            energy[place] += float(np.square(output, dtype=np.float64).sum())
-        for index, name in enumerate(names):
-            alone = network.run(tensor, leave=[other for other in names if other != name])
-            for place, (one, output) in enumerate(zip(alone, exact, strict=True)):
-                noise[place][index] += float(np.square(one.astype(np.float64) - output).sum())
-            progress("measuring layers", done * len(names) + index + 1, len(frames) * len(names))
-    shares = [one / whole for one, whole in zip(noise, energy, strict=True) if whole > 0]
-    mean = np.mean(shares, axis=0) if shares else np.zeros(len(names))
-    return _layers(model, table, dict(zip(names, mean.tolist(), strict=True)))
+    errors = network.errors(_spaced(inputs, FRAMES), stage="measuring layers", progress=progress)
+    return _layers(model, table, errors)
 
 
 def _spaced(inputs: Sequence[NDArray[np.float32]], most: int) -> list[NDArray[np.float32]]:

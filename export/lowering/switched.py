@@ -11,7 +11,8 @@ The choice is an `If` around nothing, which copies; a `Where` takes twice as lon
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from edgecnn.export.graph import constant, to_bytes
 from edgecnn.export.lowering.tensorrt_int8 import quantize
 from edgecnn.export.lowering.tensorrt_placement import make_plan
 from edgecnn.export.placement import name_of
+from edgecnn.progress import Progress, no_progress
 from edgecnn.quantization import QuantizationTable
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class SwitchedNetwork:
         quantize(switched.graph, table, set(switched.graph))
         self._switches = _add_switches(model.graph, switched.graph)
         self._input = str(model.graph.inputs[0].name)
+        self._outputs = len(model.graph.outputs)
         self._session = create_session(to_bytes(switched), threads=threads, optimized=False)
 
     def run(self, tensor: NDArray[np.float32], *, leave: Collection[str] = ()) -> list[NDArray[Any]]:
@@ -61,6 +64,39 @@ class SwitchedNetwork:
         }
         values: list[NDArray[Any]] = self._session.run(None, {self._input: tensor, **feeds})
         return values
+
+    def errors(
+        self, tensors: Sequence[NDArray[np.float32]], *, stage: str, progress: Progress = no_progress
+    ) -> dict[str, float]:
+        """What each layer alone in INT8 does to the outputs.
+
+        Args:
+            tensors: some input tensors.
+            stage: what the progress is called.
+            progress: called as inferences are done.
+
+        Returns:
+            Layer → Σ (output − float output)² / Σ (float output)²; of several outputs the mean, and infinite
+            where something is not finite.
+        """
+        energy = np.zeros(self._outputs)
+        noise = np.zeros((len(self.layers), self._outputs))
+        for done, tensor in enumerate(tensors):
+            exact = self.run(tensor, leave=self.layers)
+            energy += [np.square(output, dtype=np.float64).sum() for output in exact]
+            for index, name in enumerate(self.layers):
+                alone = self.run(tensor, leave=[other for other in self.layers if other != name])
+                noise[index] += [
+                    np.square(one.astype(np.float64) - output).sum()
+                    for one, output in zip(alone, exact, strict=True)
+                ]
+                progress(stage, done * len(self.layers) + index + 1, len(tensors) * len(self.layers))
+        some = energy > 0
+        means = (noise[:, some] / energy[some]).mean(axis=1) if some.any() else noise.sum(axis=1)
+        return {
+            name: mean if math.isfinite(mean) else math.inf
+            for name, mean in zip(self.layers, means.tolist(), strict=True)
+        }
 
 
 def _add_switches(exact: ir.Graph, quantized: ir.Graph) -> dict[str, tuple[str | None, int]]:

@@ -2,14 +2,13 @@
 
     error(layer) = Σ (FP32 output − output with this layer in INT8)² / Σ (FP32 output)²
 
-summed over a few frames, in ONNX Runtime, with Q/DQ where the lowering puts it. Errors of single layers add
-up only roughly, so the ranking is a proposal: what is built from it is measured as a whole.
+over a few frames, with Q/DQ where the lowering puts it (`edgecnn.export.lowering.switched`). Errors of single
+layers add up only roughly, so the ranking is a proposal: what is built from it is measured as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,46 +31,16 @@ def rank_layers(
         source: a calibrated model.
         frames: (H, W, 3) uint8 BGR each; a handful is enough to rank.
     """
-    from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
-    from edgecnn.export.graph import to_bytes
-    from edgecnn.export.lowering.tensorrt_int8 import quantize
-    from edgecnn.export.lowering.tensorrt_placement import make_plan
-    from edgecnn.export.placement import name_of
+    from edgecnn.export.graph import fixed_batch
+    from edgecnn.export.lowering.switched import SwitchedNetwork
 
-    table = QuantizationTable.from_json(source.graph.metadata_props[QUANTIZATION_KEY])
-    layers = [name_of(node) for node in make_plan(source.graph.graph, table).layers]
-    errors = {}
     assert source.spec is not None
-    exact = OnnxRuntimeBackend(to_bytes(source.graph))
-    try:
-        info = exact.inputs[0]
-        prepare = Preprocessor(source.spec.image, batch=info.shape[0] or 1)
-        tensors = []
-        for frame in frames:
-            prepare(frame)
-            tensors.append(prepare.tensor.copy())
-        expected = [exact.run({info.name: tensor}) for tensor in tensors]
-    finally:
-        exact.close()
-    for index, layer in enumerate(layers):
-        one = source.graph.clone()
-        quantize(one.graph, table, set(one.graph), leave=[name for name in layers if name != layer])
-        backend = OnnxRuntimeBackend(to_bytes(one))
-        try:
-            got = [backend.run({info.name: tensor}) for tensor in tensors]
-        finally:
-            backend.close()
-        errors[layer] = _error(expected, got)
-        progress("ranking layers", index + 1, len(layers))
-    return tuple(sorted(layers, key=lambda name: -errors[name]))
-
-
-def _error(expected: Sequence[dict[str, NDArray[Any]]], got: Sequence[dict[str, NDArray[Any]]]) -> float:
-    """The largest relative error of any output; what is not finite counts as the worst there is."""
-    worst = 0.0
-    for name in expected[0]:
-        right = np.concatenate([outputs[name].ravel() for outputs in expected]).astype(np.float64)
-        found = np.concatenate([outputs[name].ravel() for outputs in got]).astype(np.float64)
-        error = float(((right - found) ** 2).sum() / max(float((right**2).sum()), 1e-30))
-        worst = max(worst, error if np.isfinite(error) else np.inf)
-    return worst
+    table = QuantizationTable.from_json(source.graph.metadata_props[QUANTIZATION_KEY])
+    network = SwitchedNetwork(source.graph, table)
+    prepare = Preprocessor(source.spec.image, batch=fixed_batch(source.graph))
+    tensors = []
+    for frame in frames:
+        prepare(frame)
+        tensors.append(prepare.tensor.copy())
+    errors = network.errors(tensors, stage="ranking layers", progress=progress)
+    return tuple(sorted(errors, key=lambda name: -errors[name]))
