@@ -70,8 +70,16 @@ class Layer:
             return matrix.reshape(shape)
         return np.ascontiguousarray(matrix[0].T)
 
-    def columns(self, values: NDArray[np.float32], turn: int = 0) -> NDArray[np.float32]:
-        """What the layer reads → (groups, K, columns); `turn` moves the lattice of positions."""
+    def columns(
+        self, values: NDArray[np.float32], turn: int = 0, positions: int | None = None
+    ) -> NDArray[np.float32]:
+        """What the layer reads → (groups, K, columns).
+
+        Args:
+            values: the tensor.
+            turn: moves the lattice of positions.
+            positions: about how many are taken of a feature map; `POSITIONS` where None.
+        """
         if self.op_type != "Conv":
             rows: NDArray[np.float32] = values.reshape(-1, values.shape[-1])
             return np.ascontiguousarray(rows.T)[None]
@@ -86,7 +94,7 @@ class Layer:
                 padded.shape[2:], self.kernel, self.strides, self.dilations, strict=True
             )
         ]
-        step = max(1, int((math.prod(sides) / POSITIONS) ** (1 / rank)))
+        step = max(1, int((math.prod(sides) / (positions or POSITIONS)) ** (1 / rank)))
         starts = [(turn // step**axis) % min(step, side) for axis, side in enumerate(sides)]
         pieces = []
         for offset in itertools.product(*map(range, self.kernel)):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["select_ranges"]
 
-_FRAMES = 16
+_POSITIONS = 32  # of each feature map: many frames tell more of outliers than many places of a few
 
 
 def select_ranges(
@@ -46,7 +46,7 @@ def select_ranges(
     Args:
         model: the float model.
         stats: of its tensors, with histograms.
-        inputs: the network's input tensor for some frames; at most 16, evenly spaced, are used.
+        inputs: the network's input tensor for some frames.
         threads: CPU threads; ONNX Runtime's own choice where None.
         progress: called as layers are done.
     """
@@ -58,8 +58,7 @@ def select_ranges(
         name: dict.fromkeys(ranges, 0.0) for name, ranges in candidates.items()
     }
     read: set[str] = set()
-    count = min(_FRAMES, len(inputs))
-    stream = Stream(model, [inputs[index * len(inputs) // count] for index in range(count)], threads=threads)
+    stream = Stream(model, inputs, threads=threads)
     layers = [node for node in model.graph if is_anchor(node)]
     for done, node in enumerate(layers):
         progress("choosing ranges", done + 1, len(layers))
@@ -73,8 +72,8 @@ def select_ranges(
         stream.advance(str(node.outputs[0].name), {})
         matrix = layer.matrix(weight.const_value.numpy()).astype(np.float32)
         assert value is not None
-        for index in range(count):
-            columns = layer.columns(stream.tensor(index, str(value.name)), index)
+        for index in range(len(inputs)):
+            columns = layer.columns(stream.tensor(index, str(value.name)), index, _POSITIONS)
             for amax in candidates[source]:
                 scale = np.float32(amax / LEVELS)
                 difference = np.clip(np.rint(columns / scale), -LEVELS, LEVELS) * scale - columns
