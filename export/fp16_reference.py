@@ -31,8 +31,9 @@ def as_fp16_computes(content: bytes) -> bytes:
     import onnx_ir as ir
 
     proto = onnx.load_from_string(content)
-    if all(tensor.data_type != onnx.TensorProto.FLOAT16 for tensor in proto.graph.initializer):
-        return content
+    casts = (node for node in proto.graph.node if node.op_type == "Cast")
+    if not any(attribute.i == onnx.TensorProto.FLOAT16 for node in casts for attribute in node.attribute):
+        return content  # what was lowered casts its input to FP16
     return to_bytes(rounded_to_fp16(ir.from_proto(proto)))
 
 
