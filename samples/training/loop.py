@@ -33,8 +33,9 @@ from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
 from edgecnn.calibration import calibrate
 from edgecnn.cli.common import progress_bar
 from edgecnn.export import export_onnx
-from edgecnn.export.graph import load_graph, to_bytes
+from edgecnn.export.graph import to_bytes
 from edgecnn.export.lowering import Precision, Target, lower_graph
+from edgecnn.export.qdq import load_float_graph
 from edgecnn.files import write_atomic
 from edgecnn.model import Model
 from edgecnn.spec import ModelSpec
@@ -82,13 +83,15 @@ class Training:
     seconds: float
 
 
-def parse(doc: str | None, *, steps: int) -> argparse.Namespace:
+def parse(
+    doc: str | None, *, steps: int, test_frames: int = 300, output: Path = MODELS
+) -> argparse.Namespace:
     """The command line of a script that trains: `steps`, `seed`, `output` (a folder) and `test_frames`."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=steps, help="of the optimizer (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    parser.add_argument("--output", type=Path, default=MODELS, help="folder for the model (%(default)s)")
-    parser.add_argument("--test-frames", type=int, default=300, help="to evaluate with (%(default)s)")
+    parser.add_argument("--output", type=Path, default=output, help="folder for the model (%(default)s)")
+    parser.add_argument("--test-frames", type=int, default=test_frames, help="to evaluate with (%(default)s)")
     return parser.parse_args()
 
 
@@ -227,7 +230,7 @@ def open_precisions(path: Path, precisions: Sequence[str] = tuple(PRECISIONS)) -
 
     What TensorRT gets is computed node by node as written: ONNX Runtime's optimizer garbles such graphs.
     """
-    graph = load_graph(path)
+    graph = load_float_graph(path)
     with contextlib.ExitStack() as stack:
         models = {}
         for name in precisions:

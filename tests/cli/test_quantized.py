@@ -49,7 +49,7 @@ def test_inspect_lower_build_compare(model: Path, tmp_path: Path, capsys: pytest
     candidate = next(entry for entry in report["candidates"] if entry["precision"] == "int8")
     assert candidate["accuracy"]["images"] == 12
     assert candidate["convolutions"]["int8"] >= 1
-    # what is run as it is and what was built of it: the same numbers, or nearly, where a sum falls between steps
+    # what is run as it is and what was built of it: the same numbers, but where a sum lies between two steps
     agreement = result(capsys, "compare", str(model), built, "--data", str(data))
     decibels = agreement["outputs"]["scores"]["sqnr_db"]
     assert decibels is None or decibels > 40
