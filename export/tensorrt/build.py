@@ -175,6 +175,7 @@ def compile_lowered(
         precision=None if lowered.flags else precision,
         flags=lowered.flags,
         scales=lowered.scales,
+        half=lowered.half,
         force=force,
     )
     info = _describe(result, options, lowered, accuracy, source, camera)

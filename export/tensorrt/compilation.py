@@ -155,6 +155,11 @@ class Compilation:
         if self._request.scales:
             config.int8_calibrator = _calibrator(trt, cache_text(self._request.scales, trt.__version__))
         layers = [network.get_layer(index) for index in range(network.num_layers)]
+        if self._request.half:
+            config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
+            for layer in layers:
+                if layer.name in self._request.half:
+                    layer.precision = trt.float16
         self._left_to_gpu = [
             layer.name
             for layer in layers

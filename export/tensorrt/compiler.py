@@ -73,6 +73,7 @@ def compile_onnx(
     precision: str | None = None,
     flags: Sequence[str] = (),
     scales: Mapping[str, float] | None = None,
+    half: Sequence[str] = (),
     force: bool = False,
 ) -> CompileResult:
     """Compile an ONNX graph, whose precision stands in the graph, into a TensorRT plan.
@@ -87,6 +88,7 @@ def compile_onnx(
         precision: what was asked for, `int8` say, so that the report can warn of what is wider.
         flags, scales: for a DLA before TensorRT 11, which takes precision as `FP16`, `INT8` and a scale for
             each tensor instead of out of the graph.
+        half: names of layers that stay in FP16 then.
         force: overwrite `output`.
 
     Raises:
@@ -113,6 +115,7 @@ def compile_onnx(
                 cache_folder=str(cache_folder() / "tensorrt"),
                 flags=list(flags),
                 scales=dict(scales or {}),
+                half=list(half),
             ),
             content,
             progress=progress,

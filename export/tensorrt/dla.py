@@ -94,6 +94,9 @@ def write_dla_files(
         write_atomic(cache, text.encode(), force=force)
     words = ["trtexec", f"--onnx={path}", "--fp16"]
     words += [] if cache is None else ["--int8", f"--calib={cache}"]
+    if lowered.half:
+        precisions = ",".join(f"{name}:fp16" for name in lowered.half)
+        words += ["--precisionConstraints=prefer", f"--layerPrecisions={precisions}"]
     words += ["--useDLACore=0", "--allowGPUFallback", f"--saveEngine={path.with_suffix('.engine')}"]
     return DlaFiles(
         graph=path, cache=cache, left_to_gpu=left_to_gpu(source.graph.graph), command=shlex.join(words)

@@ -37,6 +37,7 @@ class Lowered:
         left: names of layers that were left out of INT8 on demand.
         kept_fp32: node → why it stays in FP32 in an FP16 or INT8 graph.
         flags, scales: for a DLA: what the compiler is told beside the graph, which is then the float one.
+        half: TensorRT's names of the layers that compute in FP16 there, which the table keeps out of INT8.
         warnings: what the lowering could not decide well.
     """
 
@@ -50,6 +51,7 @@ class Lowered:
     warnings: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict)
+    half: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,6 +120,7 @@ class Source:
         """The float graph, and what a DLA is told beside it. Raises as `lower`, and BuildError for FP32."""
         from edgecnn.export.graph import to_bytes
         from edgecnn.export.lowering import lower_graph
+        from edgecnn.export.placement import name_of
         from edgecnn.export.tensorrt.calibration_cache import tensor_scales
 
         if precision == "fp32":
@@ -135,6 +138,13 @@ class Source:
             table_sha256=None if text is None else sha256(text.encode()).hexdigest(),
             flags=("FP16",) if table is None else ("FP16", "INT8"),
             scales={} if table is None else tensor_scales(self.graph.graph, table),
+            half=()
+            if table is None
+            else tuple(
+                node.name or f"node_of_{node.outputs[0].name}"  # as TensorRT's parser calls it
+                for node in self.graph.graph
+                if name_of(node) in table.kept_in_float
+            ),
         )
 
 

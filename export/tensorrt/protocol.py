@@ -28,7 +28,7 @@ class Request(msgspec.Struct, kw_only=True):
     """What to compile. `model` is a path, or None for `model_bytes` bytes that follow.
 
     `flags` are names of precisions that the compiler may choose from, for a DLA; without them the graph says
-    every type. `scales`: tensor → INT8 scale, where it is one of them.
+    every type. `scales`: tensor → INT8 scale, where it is one of them; `half`: layers in FP16 then.
     """
 
     flavour: str
@@ -40,6 +40,7 @@ class Request(msgspec.Struct, kw_only=True):
     cache_folder: str
     flags: list[str] = []
     scales: dict[str, float] = {}
+    half: list[str] = []
 
 
 class TensorFacts(msgspec.Struct, kw_only=True):

@@ -6,6 +6,7 @@ makes up; TensorRT for RTX compiles behind it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 import sys
@@ -18,13 +19,14 @@ import pytest
 from edgecnn.cli import main
 from edgecnn.engine import read_engine_info
 from edgecnn.errors import BuildError
-from edgecnn.export.graph import load_graph
+from edgecnn.export.graph import load_graph, save_graph
 from edgecnn.export.tensorrt import CompileOptions, build_engine
 from edgecnn.export.tensorrt.auto import build_fastest
 from edgecnn.export.tensorrt.calibration_cache import cache_text, tensor_scales
 from edgecnn.export.tensorrt.dla import write_dla_files
 from edgecnn.export.tensorrt.dla_rules import left_to_gpu
 from edgecnn.export.tensorrt.flavours import calibrates
+from edgecnn.metadata import QUANTIZATION_KEY
 from edgecnn.quantization import QuantizationTable
 from tests.networks import Net, frames, save, spec
 
@@ -40,7 +42,12 @@ __version__ = "10.3.0"
 
 class BuilderFlag:
     FP16, INT8, GPU_FALLBACK = "FP16", "INT8", "GPU_FALLBACK"
+    PREFER_PRECISION_CONSTRAINTS = "PREFER_PRECISION_CONSTRAINTS"
     __members__ = {"FP16": FP16, "INT8": INT8, "GPU_FALLBACK": GPU_FALLBACK}
+
+
+precisions = {}  # of layers, which TensorRT for RTX's have no more
+rtx.ILayer.precision = property(None, lambda layer, value: precisions.update({layer.name: value}))
 
 
 class IInt8EntropyCalibrator2:
@@ -81,7 +88,8 @@ class Builder(rtx.Builder):
 
     def build_serialized_network(self, network, config):
         cache = config.int8_calibrator.read_calibration_cache().decode() if config.int8_calibrator else None
-        said = dict(flags=config.flags, core=config.DLA_core, cache=cache, typed=self.typed)
+        half = [name for name, precision in precisions.items() if precision == rtx.float16]
+        said = dict(flags=config.flags, half=half, core=config.DLA_core, cache=cache, typed=self.typed)
         with open(os.environ["STAND_IN_SAID"], "w") as file:
             json.dump(said, file)
         return rtx.Builder.build_serialized_network(self, network, config.real)
@@ -164,6 +172,24 @@ def test_int8_on_a_dla(calibrated: Path, said: Path, tmp_path: Path) -> None:
     info = read_engine_info(result.path)
     assert (info.dla_core, info.precision, info.library) == (1, "int8", "10.3.0")
     assert info.table_sha256
+
+
+def test_layers_that_stay_in_float_are_fp16_on_a_dla(
+    calibrated: Path, said: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph, model = load_graph(calibrated), tmp_path / "mixed.onnx"
+    table = dataclasses.replace(table_of(calibrated), kept_in_float={"conv_0": "a test"})
+    graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
+    save_graph(graph, model)
+    options = CompileOptions(dla_core=1, gpu_fallback=True)
+    build_engine(model, tmp_path / "m.engine", precision="int8", flavour="tensorrt", options=options)
+    told = json.loads(said.read_text())
+    assert told["half"] == ["node_of_conv_0"]
+    assert "PREFER_PRECISION_CONSTRAINTS" in told["flags"]
+    arguments = ["lower", str(model), "--precision", "int8", "--target", "dla"]
+    assert main([*arguments, "-o", str(tmp_path / "dla.onnx"), "--json"]) == 0
+    command = json.loads(capsys.readouterr().out.splitlines()[-1])["command"]
+    assert "--precisionConstraints=prefer --layerPrecisions=node_of_conv_0:fp16" in command
 
 
 def test_fp16_on_a_dla(calibrated: Path, said: Path, tmp_path: Path) -> None:
