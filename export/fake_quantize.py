@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from edgecnn.quantization import LEVELS
 
@@ -45,10 +45,10 @@ def translations() -> dict[Any, Any]:
     """torch's operator → its translation, for `torch.onnx.export(custom_translation_table=…)`."""
     import onnx_ir as ir
     import torch
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
     from onnxscript.function_libs.torch_lib.ops import core
 
-    aten = torch.ops.aten
+    aten, op = torch.ops.aten, cast("Any", opset18)
 
     def symmetric(self: Any, scale: Any, zero_point: Any, lowest: Any, axis: int) -> Any:
         zero = op.Cast(zero_point, to=ir.DataType.INT8)

@@ -139,7 +139,9 @@ def _report(file: Path) -> dict[str, Any]:
 
 
 def _described(table: QuantizationTable | None) -> dict[str, Any] | None:
-    return table and {
+    if table is None:
+        return None
+    return {
         "method": table.method,
         "frames": table.frames,
         "frames_sha256": table.frames_sha256,

@@ -46,7 +46,9 @@ class DigitCrops:
             photo: Any = self._photos[random.integers(len(self._photos))]
             which = random.integers(len(self._glyphs))
             y, x = (int(random.integers(side - SIDE)) for side in photo.shape[:2])
-            place = cv2.getRotationMatrix2D((3.5, 3.5), random.uniform(-20, 20), random.uniform(2.2, 3.6))
+            place: Any = cv2.getRotationMatrix2D(
+                (3.5, 3.5), random.uniform(-20, 20), random.uniform(2.2, 3.6)
+            )
             place[:, 2] += 12 + random.uniform(-4, 4, 2)
             ink = cv2.warpAffine(self._glyphs[which], place, (SIDE, SIDE)).clip(0, 1)[..., None]
             alpha, crop = ink * random.uniform(0.6, 1), photo[y : y + SIDE, x : x + SIDE]

@@ -169,7 +169,9 @@ class FakeQuantize(nn.Module):
         self.register_buffer("zero", torch.tensor(0, dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero, -127, 127)  # type: ignore[arg-type]
+        zero = self.get_buffer("zero")
+        result: Tensor = torch.fake_quantize_per_tensor_affine(x, self.scale, zero, -127, 127)
+        return result
 
 
 class QuantizedConv(nn.Conv2d):
@@ -177,7 +179,8 @@ class QuantizedConv(nn.Conv2d):
         scale = self.weight.detach().abs().amax((1, 2, 3)) / 127
         zero = torch.zeros(len(scale), dtype=torch.int32)
         weight = torch.fake_quantize_per_channel_affine(self.weight, scale, zero, 0, -127, 127)
-        return self._conv_forward(input, weight, self.bias)
+        result: Tensor = self._conv_forward(input, weight, self.bias)
+        return result
 
 
 @pytest.mark.parametrize("batch", [1, None])
