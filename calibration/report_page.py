@@ -64,16 +64,16 @@ def render(report: Report) -> str:
 
 def _facts(report: Report) -> str:
     found = report.table
-    frames = f"{found.frames} frames"
+    frames = _count(found.frames, "frame")
     if found.diversity is not None:
         frames += f", like {found.diversity:.1f} different ones"
     facts = [
         ("Task", report.task),
         ("Input", report.input),
-        ("Ranges", f"{found.method}, {len(found.activations)} tensors"),
-        ("Weights", f"{found.rounding} steps, {len(found.weights)} layers"),
+        ("Ranges", f"{found.method}, {_count(len(found.activations), 'tensor')}"),
+        ("Weights", f"{found.rounding} steps, {_count(len(found.weights), 'layer')}"),
         ("Calibrated on", frames),
-        ("Measured on", f"{report.accuracy.images} held-out frames"),
+        ("Measured on", _count(report.accuracy.images, "held-out frame")),
     ]
     if report.budget_met is not None:
         facts.append(("Budget", "met" if report.budget_met else "not met"))
@@ -98,7 +98,7 @@ def _accuracy(report: Report) -> str:
     if plain is not None:
         columns.append(("largest magnitudes, nearest steps", plain))
     if half is not None:
-        columns.append((f"FP16, {half.images} frames", half))
+        columns.append((f"FP16, {_count(half.images, 'frame')}", half))
     beside = "" if plain is None else f"the plain way: {decibels(plain.worst_sqnr_db)}"
     cards = [
         _card("SQNR, ONNX Runtime", decibels(accuracy.worst_sqnr_db), beside),
@@ -154,7 +154,8 @@ def _depth(report: Report) -> str:
     steepest = sorted((item for item in falls if item[0] > 0.5), reverse=True)[:3]
     words = "; ".join(f"{fall:.1f} dB at <code>{escape(name)}</code>" for fall, name in steepest)
     return (
-        f"<p>SQNR of each tensor against FP32, on TensorRT’s grid, {report.depth_frames} held-out frames. "
+        "<p>SQNR of each tensor against FP32, on TensorRT’s grid, "
+        f"{_count(report.depth_frames, 'held-out frame')}. "
         f"{'Steepest falls: ' + words + '.' if words else ''}</p>" + depth_plot(points)
     )
 
@@ -192,7 +193,7 @@ def _tradeoff_marks(report: Report, unit: str) -> list[Point]:
         if unit == "%":
             value = None if point.agreement is None else 100 * point.agreement
         count = len(point.kept_in_float)
-        title = f"{count} layers in float, {point.int8_share:.1%} of the operations in INT8"
+        title = f"{_count(count, 'layer')} in float, {point.int8_share:.1%} of the operations in INT8"
         if value is not None:
             title += f": {value:.1f} {unit}"
         label = f"chosen: {count} in float" if point.chosen else None
@@ -205,6 +206,10 @@ def _card(title: str, value: str, note: str) -> str:
         f'<div class="card"><span>{escape(title)}</span><b>{escape(value)}</b>'
         f"<small>{escape(note)}</small></div>"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _number(value: float | None, form: str = ".3g") -> str:

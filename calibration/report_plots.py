@@ -118,7 +118,7 @@ def tradeoff_plot(measured: Sequence[Point], predicted: Sequence[tuple[float, fl
     line = [(x, y) for x, y in predicted if math.isfinite(y)]
     values = [*(point.y or 0.0 for point in known), *(y for _, y in line)]
     shares = [*(point.x for point in known), *(x for x, _ in line)]
-    if len(values) < 2:  # one point is no trade-off
+    if len(set(shares)) < 2:  # one point is no trade-off
         return ""
     low = min(shares)
     axes = _Axes(

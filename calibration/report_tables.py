@@ -97,7 +97,7 @@ def fp16_section(half: Half) -> str:
     if half.accuracy is not None:
         words.append(
             f"Built as FP16, the network has an SQNR of <b>{decibels(half.accuracy.worst_sqnr_db)}</b> on "
-            f"{half.accuracy.images} held-out frames, with every tensor rounded to FP16."
+            "held-out frames, with every tensor rounded to FP16."
         )
     if not half.kept:
         return f"<p>{' '.join([*words, 'No node has to stay in FP32.'])}</p>"
