@@ -186,17 +186,19 @@ def _next_count(
     trial: Trial,
     misses: Sequence[Miss],
 ) -> int | None:
-    """How many layers to try next: as many as the SQNR seems to need, at most twice as many as before.
+    """How many layers to try next: as many as the SQNR seems to need.
 
-    Where something else than SQNR is missing, which nothing predicts, it is twice as many. None where no
-    layer is left to take.
+    Where something else than SQNR is missing, which nothing predicts, at least twice as many as before. None
+    where no layer is left to take.
     """
     before = len(trial.kept)
-    most = min(len(names), max(2 * before, before + 1))
-    if most == before:
+    if before == len(names):
         return None
-    if budget.min_sqnr_db is None or any(miss.measure != "sqnr" for miss in misses):
-        return most
+    least = before + 1
+    if any(miss.measure != "sqnr" for miss in misses):
+        least = min(len(names), max(2 * before, least))
+    if budget.min_sqnr_db is None:
+        return least
     allowed = _error(layers, trial.kept) * 10 ** ((trial.measured.sqnr_db - budget.min_sqnr_db) / 10)
-    counts = range(before + 1, most)
-    return next((count for count in counts if _error(layers, names[:count]) <= allowed), most)
+    counts = range(least, len(names))
+    return next((count for count in counts if _error(layers, names[:count]) <= allowed), len(names))
