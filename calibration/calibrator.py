@@ -32,6 +32,7 @@ import numpy as np
 
 from edgecnn import __version__
 from edgecnn.calibration.centring import centre
+from edgecnn.calibration.equalization import Equalization, equalize
 from edgecnn.calibration.interchange import match_ranges, on_frames, read_ranges
 from edgecnn.calibration.measurement import Measured, Measuring, open_with_labels
 from edgecnn.calibration.mixed import Budget, TradeoffPoint
@@ -82,6 +83,7 @@ class CalibrationResult:
         skipped: images that could not be read, with the reason.
         plain: `accuracy` of largest magnitudes and nearest steps; None where just that was asked for.
         layers: what second-order rounding did, layer by layer; empty without it.
+        equalization: what equalizing channels brought, and whether it was done; None where it could not be.
         warnings: what the person who calibrates should know.
         sensitivity: what each layer's quantization does to the outputs, in the network's order; empty where
             neither a budget was given nor a report asked for.
@@ -98,6 +100,7 @@ class CalibrationResult:
     skipped: tuple[Skipped, ...]
     plain: Agreement | None = None
     layers: tuple[LayerRounding, ...] = ()
+    equalization: Equalization | None = None
     warnings: tuple[str, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()
     tradeoff: tuple[TradeoffPoint, ...] = ()
@@ -225,12 +228,18 @@ def calibrate(
         software=_software(),
         diversity=spread,
     )
-    unrounded = plain_table
+    unrounded, seen, equalized = plain_table, stats, None
+    plainly_measuring = measuring.of(graph.clone())  # equalization changes weights
     if imported is not None:
         unrounded = on_frames(imported, plain_table)
     elif method == "auto":
-        chosen = select_ranges(graph, stats, kept.tensors, threads=threads, progress=progress)
-        unrounded = dataclasses.replace(plain_table, activations=chosen, method=method)
+        equalized = equalize(graph, plain_table, stats, kept.tensors, threads=threads, progress=progress)
+        if equalized is not None and equalized.accepted:
+            seen = dict(equalized.stats)
+        chosen = select_ranges(graph, seen, kept.tensors, threads=threads, progress=progress)
+        unrounded = dataclasses.replace(
+            plain_table, activations=chosen, weights=weight_scales(graph), method=method
+        )
         unrounded = centre(graph, unrounded, kept.tensors, threads=threads, progress=progress)
     elif method != "minmax":
         chosen = {name: choose_range(entry, method) for name, entry in stats.items()}
@@ -251,13 +260,16 @@ def calibrate(
     measured = measuring(table, "comparing")
     plain = None
     if not plain_only:
-        plain = measuring(plain_table, "comparing with the plain way")
+        plain = plainly_measuring(plain_table, "comparing with the plain way")
         if (worse := measured.worse_than(plain)) is not None:
             plainly = "the largest magnitudes and nearest steps"
             warning = f"{unrounded.method} ranges with {rounding} rounding gave {worse}"
             if unrounded.method == "auto":
                 warnings.append(f"{warning}: {plainly} are kept")
                 plain_is_kept = True
+                if equalized is not None:
+                    equalized.undo()
+                    equalized, seen = dataclasses.replace(equalized, accepted=False), stats
                 unrounded = table = plain_table
                 measured, layers = plain, ()
             else:  # asked for by name
@@ -286,7 +298,8 @@ def calibrate(
     if budget and mixed:
         measuring = measuring.on(reporting)
         measured = measuring(table, "comparing on other frames")
-        plain = plain and measuring(plain_table, "comparing with the plain way on other frames")
+        plainly_measuring = plainly_measuring.on(reporting)
+        plain = plain and plainly_measuring(plain_table, "comparing with the plain way on other frames")
         if budget.max_drop and labelled is None:
             warnings.append(f"{held_out.name} has no labels: what FP32 finds was taken as right")
         warnings += _budget_warnings(budget, mixed, judging, measured)
@@ -308,6 +321,7 @@ def calibrate(
         skipped=tuple(dict.fromkeys([*frames.skipped, *held_out.skipped])),
         plain=None if plain is None else plain.accuracy,
         layers=layers,
+        equalization=equalized,
         warnings=tuple(warnings),
         sensitivity=mixed.sensitivity if mixed else (),
         tradeoff=mixed.tradeoff if mixed else (),
@@ -318,7 +332,7 @@ def calibrate(
         from edgecnn.calibration.report import write_report
 
         write_report(
-            report, result, graph, stats, spec, held_out, threads=threads, force=force, progress=progress
+            report, result, graph, seen, spec, held_out, threads=threads, force=force, progress=progress
         )
     return result
 

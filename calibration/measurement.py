@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 from collections.abc import Collection, Mapping
@@ -141,6 +142,12 @@ class Measuring:
             )
             drops = [self._drops(exact, model) for model in grids] if self._metrics else [{}, {}]
         return Measured(accuracy, symmetric, lowered, (drops[0], drops[1]))
+
+    def of(self, model: ir.Model) -> Measuring:
+        """The same for another model."""
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     def on(self, frames: FrameSet) -> Measuring:
         """The same on other frames of the same set."""
