@@ -19,10 +19,11 @@ from samples.training.digits_network import STRIDE, BoxHead, Features, as_tensor
 from samples.training.loop import finish, parse, train
 from samples.training.scenes import LABELS, Scenes, write_coco
 
-__all__ = ["SIZE_HW", "TEST_HW", "Detector", "main"]
+__all__ = ["HEIGHTS", "SIZE_HW", "TEST_HW", "Detector", "main"]
 
 SIZE_HW = (144, 192)
 TEST_HW = (288, 384)
+HEIGHTS = (0.1, 0.4)  # of a digit, as a part of the frame's
 GRID_HW = (SIZE_HW[0] // STRIDE, SIZE_HW[1] // STRIDE)
 BATCH = 24
 CALIBRATION_FRAMES = 160
@@ -51,7 +52,7 @@ def main() -> None:
     options = parse(__doc__, steps=1500)
     torch.manual_seed(options.seed)
     network = Detector()
-    scenes = Scenes("train", size_hw=SIZE_HW, seed=options.seed)
+    scenes = Scenes("train", size_hw=SIZE_HW, seed=options.seed, heights=HEIGHTS)
 
     def loss(step: int) -> torch.Tensor:
         batch = [scenes[BATCH * step + index] for index in range(BATCH)]
@@ -66,14 +67,14 @@ def main() -> None:
         name="digits, detector",
     )
     with tempfile.TemporaryDirectory() as folder:
-        test = Scenes("test", size_hw=TEST_HW)
+        test = Scenes("test", size_hw=TEST_HW, heights=HEIGHTS)
         write_coco(Path(folder), [test[number] for number in range(options.test_frames)])
 
         def measure(model: Model) -> Mapping[str, float]:
             metrics = evaluate(model, open_labelled(folder, model.spec)).metrics
             return {name: metrics[name] for name in ("map_50_95", "map_50")}
 
-        seen = Scenes("train", size_hw=TEST_HW, seed=options.seed + 1)
+        seen = Scenes("train", size_hw=TEST_HW, seed=options.seed + 1, heights=HEIGHTS)
         finish(
             network,
             spec,

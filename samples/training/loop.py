@@ -118,6 +118,7 @@ def train(
         weight_decay: AdamW's; not for biases and batch norms.
     """
     torch.manual_seed(seed)
+    deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     decayed = [weight for weight in network.parameters() if weight.ndim > 1]
     others = [weight for weight in network.parameters() if weight.ndim <= 1]
@@ -150,6 +151,8 @@ def train(
                 print(f"step {done} of {steps}, loss {shown:.3f}, {left:.0f} s left", flush=True)
     except KeyboardInterrupt:
         print(f"interrupted after {done} steps; what was learned is kept", flush=True)
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
     network.load_state_dict(average)
     network.eval()
     return Training(seed=seed, steps=done, planned_steps=steps, seconds=perf_counter() - started)

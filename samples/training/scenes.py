@@ -154,7 +154,7 @@ class Scenes:
             scaled = cv2.flip(scaled, 1)
         gains = random.uniform(0.6, 1.2) * random.uniform(0.85, 1.15, 3)
         changed = scaled.astype(np.float32) * gains.astype(np.float32) + np.float32(random.uniform(-20, 20))
-        return np.clip(changed, 0, 255)
+        return np.asarray(np.clip(changed, 0, 255), np.float32)
 
     def _written(self, which: int, random: np.random.Generator) -> NDArray[np.float32]:
         """How much ink is where (h, w), 0 … 1: the digit, turned, slanted, stretched and scaled."""
@@ -188,11 +188,11 @@ def _paint(place: NDArray[np.float32], alpha: NDArray[np.float32], random: np.ra
 def _photographed(canvas: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.uint8]:
     sigma = random.uniform(0, 1.2)
     if sigma > 0.4:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), sigma)
+        canvas = np.asarray(cv2.GaussianBlur(canvas, (0, 0), sigma), np.float32)
     height, width = canvas.shape[:2]
     y, x = random.integers(0, _NOISE_SHIFT, 2)
     noise = _noise(height, width)[y : y + height, x : x + width] * np.float32(random.uniform(0, 10))
-    return np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(canvas + noise), 0, 255), np.uint8)
 
 
 @lru_cache
@@ -227,7 +227,8 @@ def _photos(split: Split) -> list[NDArray[np.uint8]]:
 def write_coco(folder: Path, scenes: Sequence[Scene]) -> Path:
     """Write frames as `images/NNNNN.png` and the truth as `annotations.json` (COCO); returns the folder."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, scene in enumerate(scenes):
         name = f"{number:05}.png"
         _write_png(folder / "images" / name, scene.frame)
