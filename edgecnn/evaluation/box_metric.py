@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from edgecnn.detections import Detections
 from edgecnn.errors import DataError
+from edgecnn.evaluation.box_confusion import count_pairs
 from edgecnn.evaluation.objects import Objects, mask_tools
 from edgecnn.evaluation.scores import Confusion, Curve, Scores, interval, resamples
 from edgecnn.results import Result
 from edgecnn.spec import ModelSpec
-from edgecnn.tasks._boxes import pairwise_iou
 
 __all__ = ["BoxMetric", "every_score"]
 
@@ -36,7 +36,6 @@ Kind = Literal["bbox", "segm", "keypoints"]
 PREFIXES: dict[Kind, str] = {"bbox": "", "segm": "mask_", "keypoints": "keypoint_"}
 MOST = 100  # objects a frame
 LOWEST_SCORE = 0.001
-MATCH_IOU = 0.5
 CHEAP = 4000  # images times classes: beyond, an interval takes longer than it is worth
 BOOTSTRAPS = 100
 SHOWN_CURVES = 20
@@ -192,29 +191,14 @@ class BoxMetric:
         return Curve(name=name, x_label="recall", y_label="precision", series=series)
 
     def _confusion(self, classes: list[int]) -> Confusion:
-        """Objects of each class against those found, whatever their class, by IoU; the rest is background."""
-        names = (*(self._name(index) for index in classes), "background")
-        counts = np.zeros((len(names), len(names)), np.int64)
-        place = {class_id: index for index, class_id in enumerate(classes)}
-        nothing = len(classes)
+        counts = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
         for truth, found, _ in self._frames:
             least = np.array(
                 [self._class_min_scores.get(c, self._min_score) for c in found.class_ids.tolist()]
             )
-            shown = np.flatnonzero((found.scores > least) & np.isin(found.class_ids, classes))
-            single = np.flatnonzero(~truth.crowd)
-            rows = [place[c] for c in truth.class_ids[single].tolist()]
-            columns = [place[c] for c in found.class_ids[shown].tolist()]
-            boxes = found.boxes_xyxy[shown]
-            pairs = list(_pairs(pairwise_iou(truth.boxes_xyxy[single], boxes)))
-            for row, column in pairs:
-                counts[rows[row], columns[column]] += 1
-            for row in set(range(len(rows))) - {row for row, _ in pairs}:
-                counts[rows[row], nothing] += 1
-            in_crowd = _covered(boxes, truth.boxes_xyxy[truth.crowd])
-            for column in set(range(len(columns))) - {column for _, column in pairs}:
-                if not in_crowd[column]:
-                    counts[nothing, columns[column]] += 1
+            shown = found.scores > least
+            counts += count_pairs(truth, found.boxes_xyxy[shown], found.class_ids[shown], classes)
+        names = (*(self._name(index) for index in classes), "background")
         return Confusion(labels=names, counts=counts, of="objects")
 
 
@@ -297,23 +281,3 @@ def _intervals(run: Any, kind: Kind) -> dict[str, tuple[float, float]]:
                 if value > -1:
                     found[name].append(value)
     return {name: interval(values) for name, values in found.items() if values}
-
-
-def _pairs(iou: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
-    """The best pairs first, each row and column in one at most."""
-    left = iou.copy()
-    while left.size:
-        row, column = divmod(int(left.argmax()), left.shape[1])
-        if left[row, column] < MATCH_IOU:
-            return
-        yield row, column
-        left[row], left[:, column] = -1, -1
-
-
-def _covered(boxes_xyxy: NDArray[Any], crowds_xyxy: NDArray[Any]) -> NDArray[np.bool_]:
-    """(N,): whether more than half of a box lies in one of the regions."""
-    boxes, crowds = boxes_xyxy.astype(np.float64)[:, None], crowds_xyxy[None]
-    sides = np.minimum(boxes[..., 2:], crowds[..., 2:]) - np.maximum(boxes[..., :2], crowds[..., :2])
-    areas = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
-    covered: NDArray[np.bool_] = (sides.clip(0).prod(axis=-1) > areas / 2).any(axis=1)
-    return covered

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgecnn.errors import DataError, InputError
 from edgecnn.evaluation.box_labels import ANY
 from edgecnn.evaluation.labelled import Item, Place
-from edgecnn.evaluation.objects import Objects, check_boxes, polygon_runs
+from edgecnn.evaluation.objects import Objects, check_boxes, mask_tools, polygon_runs
 from edgecnn.evaluation.reading import excerpt, inside, match_classes, read_bytes
 from edgecnn.masks import Crop, decode_runs, encode_runs
 
@@ -172,10 +172,11 @@ def _objects(
             x, y, width, height = entry.bbox
             boxes[index] = x, y, x + width, y + height
         elif mask is not None:
-            boxes[index] = _around(mask[0])
+            x, y, width, height = mask_tools().toBbox(mask).tolist()
+            boxes[index] = x, y, x + width, y + height
         if mask is not None:
-            areas[index] = mask[0].mask.sum()
-            runs.append(mask[1])
+            areas[index] = mask_tools().area(mask)
+            runs.append(mask)
         else:
             areas[index] = (boxes[index, 2] - boxes[index, 0]) * (boxes[index, 3] - boxes[index, 1])
         if entry.area is not None:
@@ -193,8 +194,8 @@ def _objects(
     )
 
 
-def _mask(entry: _Annotation, frame_hw: tuple[int, int], where: str) -> tuple[Crop, dict[str, Any]]:
-    """Polygons or run lengths → the mask, and its run lengths as this program writes them."""
+def _mask(entry: _Annotation, frame_hw: tuple[int, int], where: str) -> dict[str, Any]:
+    """Polygons or run lengths → run lengths that fill exactly the image."""
     try:
         found = msgspec.json.decode(entry.segmentation, type=list[list[float]] | _Runs | None)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -204,30 +205,21 @@ def _mask(entry: _Annotation, frame_hw: tuple[int, int], where: str) -> tuple[Cr
     if isinstance(found, list):
         if not found or any(len(part) % 2 for part in found):
             raise DataError(f"{where}: a polygon is none", expected="x, y of each point, in turn")
-        parts = [np.array(part, np.float64).reshape(-1, 2) for part in found]
-        runs = polygon_runs(parts, frame_hw, where=where)
-    elif found is None:
+        return polygon_runs(
+            [np.array(part, np.float64).reshape(-1, 2) for part in found], frame_hw, where=where
+        )
+    if found is None:
         raise DataError(f"{where}: an object has no mask", expected="polygons or run lengths")
-    elif found.size != frame_hw:
+    if found.size != frame_hw:
         raise DataError(
             f"{where}: run lengths are of another size than the image",
             got=str(found.size), expected=str(frame_hw),
         )  # fmt: skip
-    else:
-        runs = {"size": list(found.size), "counts": found.counts}
-    try:
-        mask = decode_runs(runs)
+    try:  # written anew: pycocotools trusts what it is given
+        mask = decode_runs({"size": found.size, "counts": found.counts})
     except InputError as error:
         raise DataError(f"{where}: {error.what}", got=error.got, expected=error.expected) from error
-    crop = Crop(0, 0, mask)
-    return crop, encode_runs(crop, frame_hw)
-
-
-def _around(crop: Crop) -> tuple[float, float, float, float]:
-    rows, columns = np.flatnonzero(crop.mask.any(axis=1)), np.flatnonzero(crop.mask.any(axis=0))
-    if not len(rows):
-        return 0.0, 0.0, 0.0, 0.0
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    return encode_runs(Crop(0, 0, mask), frame_hw)
 
 
 def _keypoints(entries: list[_Annotation], points: int, where: str) -> NDArray[np.float64]:

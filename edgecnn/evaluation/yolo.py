@@ -23,7 +23,7 @@ from edgecnn.errors import BackendUnavailableError, DataError, UnlabelledError
 from edgecnn.evaluation.box_labels import ANY
 from edgecnn.evaluation.folders import own_file
 from edgecnn.evaluation.labelled import Item, Place
-from edgecnn.evaluation.objects import Objects, check_boxes, polygon_runs
+from edgecnn.evaluation.objects import Objects, check_boxes, mask_tools, polygon_runs
 from edgecnn.evaluation.reading import excerpt, images_in, inside, match_classes, read_bytes
 
 __all__ = ["yolo_items"]
@@ -170,10 +170,8 @@ def _objects(
         if masks:
             if polygon is None:
                 raise DataError(f"{where}: an object has no mask", got="a box", expected="a polygon")
-            from edgecnn.evaluation.objects import mask_tools
-
             runs.append(polygon_runs([polygon * size_wh], frame_hw, where=where))
-            area = float(mask_tools().area({**runs[-1], "counts": runs[-1]["counts"].encode()}))
+            area = float(mask_tools().area(runs[-1]))
         if own is not None:
             points.append(np.concatenate([own[:, :2] * size_wh, own[:, 2:]], axis=1))
         boxes.append(box)

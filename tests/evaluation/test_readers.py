@@ -85,6 +85,23 @@ def test_data_yaml_says_names_and_places(tmp_path: Path) -> None:
         open_labelled(file, spec_of("detection"))
 
 
+def test_coco_without_boxes_and_with_uncompressed_runs(tmp_path: Path) -> None:
+    """An object of 3 x 5 pixels at column 20, row 10, written in two ways; its box and area follow."""
+    file = coco_set(tmp_path, images=1)
+    content = json.loads(file.read_text())
+    height, width = FRAME_HW
+    start = 20 * height + 10
+    counts = [start, 5, height - 5, 5, height - 5, 5]
+    counts.append(height * width - sum(counts))
+    shapes = [[[20, 10, 23, 10, 23, 15, 20, 15]], {"size": [height, width], "counts": counts}]
+    content["annotations"] = [{"image_id": 1, "category_id": 7, "segmentation": shape} for shape in shapes]
+    file.write_text(json.dumps(content))
+    for task in ("detection", "instance_segmentation"):
+        (truth,) = truths(open_labelled(file, spec_of(task)))
+        assert truth.boxes_xyxy.tolist() == [[20, 10, 23, 15]] * 2
+        assert truth.areas_px.tolist() == [15, 15]
+
+
 Change = Callable[[dict[str, Any]], object]
 HOSTILE: dict[str, tuple[Change, str]] = {
     "a path upwards": (lambda c: c["images"][0].update(file_name="../secret.png"), "outside its folder"),
