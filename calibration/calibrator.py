@@ -10,8 +10,8 @@ by. What comes out is the float model again, with the table and the report in it
 still opens it, and every target can be built from it.
 
 The plain way, largest magnitudes and nearest steps, is measured beside the chosen one. Unless a method was
-asked for by name, it is kept where it is better on either grid: ONNX Runtime's, or the table's own, which
-TensorRT gets.
+asked for by name, it is kept where it is better: see `Measured.worse_than`, on two grids, ONNX Runtime's and the
+table's own, which TensorRT gets.
 
 With a budget, one half of the held-out frames, of other sources than the other half, decides which layers
 stay in float, and the report is of the other half: it had no part in the choice.

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Measured", "Measuring", "agreements", "open_with_labels"]
 
+_TOLERABLE_DB = 1.0
+
 
 class Measured(NamedTuple):
     """What INT8 costs with a table.
@@ -66,10 +68,19 @@ class Measured(NamedTuple):
         return min(self.accuracy.worst_sqnr_db, self.symmetric.worst_sqnr_db)
 
     def worse_than(self, other: Measured) -> str | None:
-        """In words, on which of the two grids it is worse; None where it is on neither."""
-        for (grid, one, _), (_, two, _) in zip(self.grids, other.grids, strict=True):
-            if one.worst_sqnr_db < two.worst_sqnr_db:
-                return f"{one.worst_sqnr_db:.1f} dB instead of {two.worst_sqnr_db:.1f} {grid}"
+        """In words, on which of the two grids it is worse; None where neither is worse in earnest.
+
+        A loss counts where it is more than the gain on the other grid, or more than 1 dB: frames are few.
+        """
+        pairs = [
+            (one.worst_sqnr_db, two.worst_sqnr_db, grid)
+            for (grid, one, _), (_, two, _) in zip(self.grids, other.grids, strict=True)
+        ]
+        losses = [(two - one if one < two else 0.0, one, two, grid) for one, two, grid in pairs]
+        loss, one_db, two_db, grid = max(losses)
+        more_lost = sum(one for one, _, _ in pairs) < sum(two for _, two, _ in pairs)
+        if loss > _TOLERABLE_DB or (loss > 0 and more_lost):
+            return f"{one_db:.1f} dB instead of {two_db:.1f} {grid}"
         return None
 
 
