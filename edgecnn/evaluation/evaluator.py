@@ -154,7 +154,9 @@ def evaluate(model: Model, labelled: Labelled, *, progress: Progress = no_progre
         run()
     if not images:
         raise DataError("nothing to evaluate with", got="no frames", expected="at least one")
+    progress("metrics", 0, 1)  # of thousands of images, COCO's code takes a minute
     found: Scores = metric.scores()
+    progress("metrics", 1, 1)
     own = {name: getattr(found, name) for name in Scores.__dataclass_fields__}
     return Evaluation(task=spec.task, images=images, skipped=tuple(labelled.skipped), **own)
 
