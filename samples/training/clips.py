@@ -1,7 +1,7 @@
 """Writes what the samples are tried on, `samples/media/`: moving digits in front of a photo, a road, others.
 
 They are of the test splits of `scenes` and `road`: the models have not seen them. Photos are scikit-image's
-chelsea, coffee, gravel and rocket (CC0, public domain). Videos are made smaller by ffmpeg.
+chelsea, coffee, gravel, rocket and ihc (CC0, public domain, no known restrictions). ffmpeg compresses videos.
 
     python -m samples.training.clips
 """
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.camera import Frame, open_sink
+from edgecnn.demo import packaged
 from edgecnn.pipeline import Latency, Output
 from edgecnn.results import RawOutputs
 from samples.training.scenes import Scenes
@@ -107,6 +108,24 @@ def _road() -> Iterator[NDArray[np.uint8]]:
         yield view.image_bgr
 
 
+def _slide() -> NDArray[np.uint8]:
+    """The part of the tissue section that is the test's, lying on its side."""
+    picture = np.asarray(cv2.imread(str(packaged("skimage/data/ihc.png"))), np.uint8)
+    return np.asarray(cv2.rotate(picture[:, 328:], cv2.ROTATE_90_CLOCKWISE), np.uint8)
+
+
+def _write_places(folder: Path) -> None:
+    """Three views each of a place in a photo of a cat, of a cup, of a rocket."""
+    from samples.training.reidentify import photos, places, view
+
+    folder.mkdir(exist_ok=True)
+    pictures, random = photos("test")[:3], np.random.default_rng(2)
+    for number, name in enumerate(("cat", "cup", "rocket")):
+        place = places([pictures[number]], 1, random)[0]._replace(photo=number)
+        for index in (1, 2, 3):
+            cv2.imwrite(str(folder / f"{name}-{index}.jpg"), view(pictures, place, random))
+
+
 def main() -> None:
     """Write all of them."""
     MEDIA.mkdir(exist_ok=True)
@@ -118,6 +137,8 @@ def main() -> None:
             command = ["ffmpeg", "-y", "-loglevel", "error", "-i", str(large), *options]
             subprocess.run([*command, "-movflags", "+faststart", str(MEDIA / f"{name}.mp4")], check=True)
     cv2.imwrite(str(MEDIA / "world.jpg"), photo_of(0, (480, 640)), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    cv2.imwrite(str(MEDIA / "slide.jpg"), _slide(), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    _write_places(MEDIA / "places")
     digit = np.pad(one_digit(60, seed=5, digit=5), 2)[..., None] * np.full(3, 245, np.float32)
     cv2.imwrite(str(MEDIA / "digit.png"), np.rint(digit).astype(np.uint8))
 
