@@ -1,0 +1,54 @@
+"""The digits: scenes whose truth is exact, and scripts that train."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("skimage", reason="its photos are the background: pip install 'edgecnn[demo]'")
+pytest.importorskip("sklearn", reason="its digits are what is found")
+
+from samples.training.loop import PRECISIONS, table
+from samples.training.scenes import Scenes
+
+NAMES = ("digits_detector", "digits_segmenter", "digits_semantic")
+TEST_HW = (288, 384)
+
+
+def test_a_scene_is_the_same_each_time_and_its_truth_fits_together() -> None:
+    scenes = Scenes("test", size_hw=TEST_HW)
+    count = 0
+    for number in range(8):
+        scene, again = scenes[number], Scenes("test", size_hw=TEST_HW)[number]
+        np.testing.assert_array_equal(scene.frame, again.frame)
+        np.testing.assert_array_equal(scene.instances, again.instances)
+        for box, digit, mask in zip(scene.boxes_xyxy, scene.class_ids, scene.masks, strict=True):
+            rows, columns = np.nonzero(mask)
+            assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert set(scene.class_map[mask]) == {digit + 1}
+            count += 1
+        assert (scene.class_map > 0).sum() == scene.masks.sum()
+    assert count > 10
+    assert not np.array_equal(scenes[0].frame, Scenes("train", size_hw=TEST_HW)[0].frame)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_script_goes_from_training_to_the_table(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = importlib.import_module(f"samples.training.{name}")
+    monkeypatch.setattr(script, "CALIBRATION_FRAMES", 10)
+    monkeypatch.setattr(script, "BATCH", 2)
+    arguments = ["--steps", "2", "--test-frames", "2", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    script.main()
+    result = json.loads((tmp_path / f"{name}.json").read_text())
+    assert result["steps"] == result["planned_steps"] == 2
+    assert result["metrics"].keys() == PRECISIONS.keys()
+    assert result["bytes"] == (tmp_path / f"{name}.onnx").stat().st_size < 1_000_000
+    assert f"[{name}](../training/{name}.py)" in table(tmp_path)
