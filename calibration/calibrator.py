@@ -10,8 +10,8 @@ by. What comes out is the float model again, with the table and the report in it
 still opens it, and every target can be built from it.
 
 The plain way, largest magnitudes and nearest steps, is measured beside the chosen one. Unless a method was
-asked for by name, it is kept where it is better: see `Measured.worse_than`, on two grids, ONNX Runtime's and the
-table's own, which TensorRT gets.
+asked for by name, it is kept where it is better, on ONNX Runtime's grid or on the table's own, which TensorRT
+gets: see `Measured.worse_than`.
 
 With a budget, one half of the held-out frames, of other sources than the other half, decides which layers
 stay in float, and the report is of the other half: it had no part in the choice.
@@ -24,28 +24,26 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from edgecnn import __version__
+from edgecnn.calibration.adjustments import Adjustment, measure_adjustments
 from edgecnn.calibration.centring import centre
-from edgecnn.calibration.equalization import Equalization, equalize
+from edgecnn.calibration.equalization import equalize
 from edgecnn.calibration.interchange import match_ranges, on_frames, read_ranges
-from edgecnn.calibration.measurement import Measured, Measuring, open_with_labels
-from edgecnn.calibration.mixed import Budget, TradeoffPoint
+from edgecnn.calibration.measurement import Measuring, open_with_labels
+from edgecnn.calibration.mixed import Budget
 from edgecnn.calibration.observation import observe_activations, weight_scales
 from edgecnn.calibration.ranges import METHODS, Method, choose_range
+from edgecnn.calibration.result import CalibrationResult
 from edgecnn.calibration.sample import KeptFrames, diversity
-from edgecnn.calibration.search import Mix, Trial, reason, search
+from edgecnn.calibration.search import Trial, reason, search
 from edgecnn.calibration.second_order import LayerRounding, round_network
 from edgecnn.calibration.selection import select_ranges
-from edgecnn.calibration.sensitivity import LayerSensitivity, measure_sensitivities
-from edgecnn.camera.source import Skipped
-from edgecnn.compare import Agreement
-from edgecnn.dataset import FrameSet, open_frames
+from edgecnn.calibration.sensitivity import measure_sensitivities
+from edgecnn.dataset import open_frames
 from edgecnn.errors import BuildError, DataError
 from edgecnn.export.graph import load_graph, save_graph
 from edgecnn.export.lowering import refuse_lowered
@@ -61,56 +59,13 @@ from edgecnn.spec import ModelSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CalibrationResult", "Rounding", "calibrate"]
+__all__ = ["Rounding", "calibrate"]
 
 Rounding = Literal["nearest", "second-order", "adaround"]
 _ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
 NARROW = 5.0
 """Frames that amount to fewer different ones are said to be too much alike; see docs/quantization.md."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationResult:
-    """What calibration wrote and found.
-
-    Attributes:
-        path: the calibrated model.
-        table: the quantization table in it.
-        accuracy: the INT8 model that ONNX Runtime gets, against the float model, on frames that
-            calibration did not see.
-        symmetric: the same for the table's own grid, which is TensorRT's: symmetric, with all else in FP32.
-        skipped: images that could not be read, with the reason.
-        plain: `accuracy` of largest magnitudes and nearest steps; None where just that was asked for.
-        layers: what second-order rounding did, layer by layer; empty without it.
-        equalization: what equalizing channels brought, and whether it was done; None where it could not be.
-        warnings: what the person who calibrates should know.
-        sensitivity: what each layer's quantization does to the outputs, in the network's order; empty where
-            neither a budget was given nor a report asked for.
-        tradeoff: the sets of layers in float that were considered, from none on; empty as above.
-        budget_met: on the frames that chose; None where no budget was given.
-        drops: metric of the budget → by how many points it is worse than FP32's, as ONNX Runtime runs it
-            and on TensorRT's grid.
-    """
-
-    path: Path
-    table: QuantizationTable
-    accuracy: Agreement
-    symmetric: Agreement
-    skipped: tuple[Skipped, ...]
-    plain: Agreement | None = None
-    layers: tuple[LayerRounding, ...] = ()
-    equalization: Equalization | None = None
-    warnings: tuple[str, ...] = ()
-    sensitivity: tuple[LayerSensitivity, ...] = ()
-    tradeoff: tuple[TradeoffPoint, ...] = ()
-    budget_met: bool | None = None
-    drops: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-    @property
-    def int8_share(self) -> float | None:
-        """Of the multiplications, what is INT8; None where the layers were not looked at."""
-        return next((point.int8_share for point in self.tradeoff if point.chosen), None)
 
 
 def calibrate(
@@ -302,7 +257,21 @@ def calibrate(
         plain = plain and plainly_measuring(plain_table, "comparing with the plain way on other frames")
         if budget.max_drop and labelled is None:
             warnings.append(f"{held_out.name} has no labels: what FP32 finds was taken as right")
-        warnings += _budget_warnings(budget, mixed, judging, measured)
+        warnings += mixed.warnings(budget, judging.count, measured)
+    adjustments: tuple[Adjustment, ...] = ()
+    if table.method == "auto":
+        adjusted, adjustments = measure_adjustments(
+            graph,
+            spec.image,
+            table,
+            {name: choose_range(entry, "minmax") for name, entry in seen.items()},
+            equalized,
+            judging,
+            threads=threads,
+            progress=progress,
+        )
+        if adjusted is not table:
+            table, measured = adjusted, measuring(adjusted, "comparing without moved biases")
     graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
     # The hash ties the report to the very graph that was measured: a build that makes another one says so.
     identity = {
@@ -321,7 +290,7 @@ def calibrate(
         skipped=tuple(dict.fromkeys([*frames.skipped, *held_out.skipped])),
         plain=None if plain is None else plain.accuracy,
         layers=layers,
-        equalization=equalized,
+        adjustments=adjustments,
         warnings=tuple(warnings),
         sensitivity=mixed.sensitivity if mixed else (),
         tradeoff=mixed.tradeoff if mixed else (),
@@ -342,27 +311,6 @@ def _narrow(count: int, spread: float) -> Iterable[str]:
         yield (
             f"the {count} calibration frames are much alike: they are like {spread:.1f} "
             "different ones; add frames of other scenes"
-        )
-
-
-def _budget_warnings(budget: Budget, mixed: Mix, judging: FrameSet, reported: Measured) -> Iterable[str]:
-    if budget.min_agreement is not None and judging.count * (1 - budget.min_agreement) < 1:
-        yield (
-            f"an agreement of {budget.min_agreement:g} on {judging.count} frames lets none of them differ; "
-            "more frames (--eval-data) choose better"
-        )
-    if mixed.misses:
-        share = next(point.int8_share for point in mixed.tradeoff if point.chosen)
-        yield (
-            f"the budget is not met: {'; '.join(miss.words for miss in mixed.misses)}, with "
-            f"{len(mixed.chosen.kept)} layers in float and {share:.0%} of the multiplications in INT8, the "
-            f"best of {len(mixed.trials)} sets that were tried. "
-            "Ask for less, calibrate with frames of more scenes, or build with --precision fp16"
-        )
-    elif misses := budget.misses(reported):
-        yield (
-            f"on {reported.accuracy.images} frames that had no part in the choice it is "
-            f"{'; '.join(miss.words for miss in misses)}: ask for a little more than is needed"
         )
 
 

@@ -62,8 +62,8 @@ edgecnn calibrate model.onnx --data photos/ --min-sqnr 25 --min-agreement 0.985 
     type=click.Choice(["second-order", "nearest", "adaround"]),
     default="second-order",
     show_default=True,
-    help="How weights are rounded; second-order: such that each layer's output changes least; adaround: also by "
-    "gradient descent, which takes ten times as long and PyTorch.",
+    help="How weights are rounded; second-order: such that each layer's output changes least; adaround: also "
+    "by gradient descent, which takes ten times as long and PyTorch.",
 )
 @click.option(
     "--min-sqnr",
@@ -211,6 +211,15 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
         better = sum(layer.shrinkage is not None for layer in result.layers)
         rows.append(("layers that second-order rounding helped", f"{better} of {len(result.layers)}", "", ""))
     rows += [
+        (
+            f"{one.name}, {one.extent}" + ("" if one.accepted else ": not taken"),
+            "",
+            f"{one.gain_db:+.1f} dB",
+            "",
+        )
+        for one in result.adjustments
+    ]
+    rows += [
         (f"{metric}: points below FP32", *(f"{points:.2f}" for points in drops), "")
         for metric, drops in result.drops.items()
     ]
@@ -240,6 +249,7 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
             "symmetric": result.symmetric.to_dict(),
             "plain": plain.to_dict() if plain is not None else None,
             "layers": [layer.to_dict() for layer in result.layers],
+            "adjustments": [one.to_dict() for one in result.adjustments],
             "kept_in_float": dict(table.kept_in_float),
             "int8_share": result.int8_share,
             "budget_met": result.budget_met,
