@@ -9,13 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgecnn.calibration.calibrator import CalibrationResult, calibrate
+    from edgecnn.calibration.calibrator import calibrate
     from edgecnn.calibration.mixed import Budget, TradeoffPoint
+    from edgecnn.calibration.result import CalibrationResult
     from edgecnn.calibration.sensitivity import LayerSensitivity
 
 __all__ = ["Budget", "CalibrationResult", "LayerSensitivity", "TradeoffPoint", "calibrate"]
 
-_MODULES = {"Budget": "mixed", "TradeoffPoint": "mixed", "LayerSensitivity": "sensitivity"}
+_MODULES = {
+    "Budget": "mixed",
+    "CalibrationResult": "result",
+    "LayerSensitivity": "sensitivity",
+    "TradeoffPoint": "mixed",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -34,7 +34,7 @@ from edgecnn.spec import ModelSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgecnn.calibration.calibrator import CalibrationResult
+    from edgecnn.calibration.result import CalibrationResult
 
 __all__ = ["Half", "LayerRow", "Report", "TensorRow", "write_report"]
 

@@ -13,7 +13,7 @@ number of layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from edgecnn.calibration.measurement import Measured
@@ -91,6 +91,33 @@ class Mix:
             if trial is not None and expected > 0:
                 unit = _relative_error(trial) / expected
         return tuple(points)
+
+    def warnings(self, budget: Budget, count: int, reported: Measured) -> Iterable[str]:
+        """What the person who calibrates should know.
+
+        Args:
+            budget: that was asked for.
+            count: of the frames that chose.
+            reported: the chosen set, on frames that had no part in the choice.
+        """
+        if budget.min_agreement is not None and count * (1 - budget.min_agreement) < 1:
+            yield (
+                f"an agreement of {budget.min_agreement:g} on {count} frames lets none of them differ; "
+                "more frames (--eval-data) choose better"
+            )
+        if self.misses:
+            share = next(point.int8_share for point in self.tradeoff if point.chosen)
+            yield (
+                f"the budget is not met: {'; '.join(miss.words for miss in self.misses)}, with "
+                f"{len(self.chosen.kept)} layers in float and {share:.0%} of the multiplications in INT8, "
+                f"the best of {len(self.trials)} sets that were tried. "
+                "Ask for less, calibrate with frames of more scenes, or build with --precision fp16"
+            )
+        elif misses := budget.misses(reported):
+            yield (
+                f"on {reported.accuracy.images} frames that had no part in the choice it is "
+                f"{'; '.join(miss.words for miss in misses)}: ask for a little more than is needed"
+            )
 
 
 def search(
