@@ -172,12 +172,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(net.model("logits", own_spec=spec(task="classification")), folder / "model.onnx")
 
 
+FAST = {"method": "minmax", "rounding": "nearest"}
+
+
 def calibrated(model: Path, name: str, **options: Any) -> Any:
     return calibrate(model, model.with_name("frames.npy"), model.with_name(name), force=True, **options)
 
 
 def test_the_bad_layer_stays_in_float_everywhere(model: Path) -> None:
-    free = calibrated(model, "free.onnx")
+    free = calibrated(model, "free.onnx", **FAST)
     assert min(free.accuracy.worst_sqnr_db, free.symmetric.worst_sqnr_db) < 26
     assert free.sensitivity == free.tradeoff == ()
     assert free.budget_met is None
@@ -204,7 +207,7 @@ def test_the_bad_layer_stays_in_float_everywhere(model: Path) -> None:
 
 def test_tensorrt_compiles_the_mixed_graph(model: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    result = calibrated(model, "rtx.onnx", budget=Budget(min_sqnr_db=28))
+    result = calibrated(model, "rtx.onnx", budget=Budget(min_sqnr_db=28), **FAST)
     built = build(
         result.path,
         model.with_name("rtx.engine"),
@@ -227,7 +230,8 @@ def test_a_budget_that_cannot_be_met_is_an_exit_code_and_the_best_is_written(
     output = model.with_name("unmet.onnx")
     data = str(model.with_name("frames.npy"))
     command = ["calibrate", str(model), "--data", data, "-o", str(output), "--force", "--json"]
-    assert main([*command, "--min-sqnr", "80"]) == 1
+    fast = ["--method", "minmax", "--rounding", "nearest"]
+    assert main([*command, *fast, "--min-sqnr", "80"]) == 1
     captured = capsys.readouterr()
     report = json.loads(captured.out.splitlines()[-1])
     assert report["budget_met"] is False
@@ -259,7 +263,7 @@ def test_budgets_that_the_command_refuses(
 
 def test_a_drop_of_a_metric_against_labels_and_without(model: Path, tmp_path: Path) -> None:
     budget = Budget(max_drop={"top1": 100.0})
-    result = calibrated(model, "drop.onnx", budget=budget)
+    result = calibrated(model, "drop.onnx", budget=budget, **FAST)
     assert result.budget_met
     assert any("no labels: what FP32 finds was taken as right" in warning for warning in result.warnings)
     with edgecnn.load(model) as exact:
@@ -269,7 +273,8 @@ def test_a_drop_of_a_metric_against_labels_and_without(model: Path, tmp_path: Pa
             folder.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(folder / f"{chr(97 + number)}.png"), frame)
         assert evaluate(exact, open_labelled(tmp_path / "labelled", exact.spec)).metrics["top1"] == 0.5
-    labelled = calibrated(model, "labelled.onnx", budget=budget, evaluation_data=tmp_path / "labelled")
+    data = tmp_path / "labelled"
+    labelled = calibrated(model, "labelled.onnx", budget=budget, evaluation_data=data, **FAST)
     assert labelled.accuracy.images == 4
     assert not any("no labels" in warning for warning in labelled.warnings)
     assert all(abs(points) <= 100 and points % 25 == 0 for points in labelled.drops["top1"])
