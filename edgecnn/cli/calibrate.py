@@ -226,7 +226,6 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
     if result.int8_share is not None:
         rows.append(("multiplications in INT8", f"{result.int8_share:.1%}", "", ""))
         rows.append(("layers in float", f"{len(table.kept_in_float)}", "", ""))
-        rows += [(f"in float: {name}", reason, "", "") for name, reason in table.kept_in_float.items()]
     print_table(
         f"{result.path}: {table.method} ranges of {len(table.activations)} tensors "
         f"from {table.frames} frames; INT8 against FP32 on {accuracy.images} held-out frames",
@@ -234,6 +233,8 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
         ("", "INT8", "on TensorRT's grid", "largest magnitudes, nearest steps")[: len(reports) + 1],
         as_json=as_json,
     )
+    for name, reason in table.kept_in_float.items():
+        click.echo(f"in float: {name} – {reason}", err=as_json)
     emit(
         {
             "path": str(result.path),

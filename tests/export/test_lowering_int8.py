@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgecnn.errors import BuildError, ModelFormatError
 from edgecnn.export.graph import to_bytes
 from edgecnn.export.lowering import lower_graph
 from edgecnn.export.measure import compiled
+from edgecnn.metadata import QUANTIZATION_KEY
 from edgecnn.quantization import QuantizationTable
 from edgecnn.spec import Layout
 from tests.networks import (
@@ -509,3 +511,29 @@ def test_shared_weights_are_stored_once(tmp_path: Path) -> None:
     content = lowered_bytes(calibrated(graph_of(net.model(*x), tmp_path)))
     assert len(content) < 6000
     assert operators(content)["Conv"] == 2
+
+
+def test_layers_that_the_table_keeps_in_float(tmp_path: Path) -> None:
+    # The first kept one reads a tensor that an Add reads as well, so that it is there in 8 bits only; the
+    # second one alone reads what the convolution before it makes.
+    net = Net()
+    x = net.relu(net.conv("image", 3, 8))
+    y = net.relu(net.add("Conv", x, net.weights(8, 8, 3, 3, name="uneven"), pads=[1] * 4, name="kept"))
+    z = net.relu(net.conv(net.relu(net.add("Add", x, y)), 8, 8))
+    z = net.relu(net.add("Conv", z, net.weights(8, 1, 3, 3), group=8, pads=[1] * 4, name="kept_too"))
+    z = net.conv(net.relu(net.conv(z, 8, 8)), 8, 8)
+    net._constants["uneven"][0] *= 100  # with one scale for all channels, little would be left of the others
+    graph = calibrated(graph_of(net.model(net.pooled(z)), tmp_path))
+    table = QuantizationTable.from_metadata(graph.metadata_props)
+    assert table is not None
+    kept = {"kept": "a test", "kept_too": "a test"}
+    graph.metadata_props[QUANTIZATION_KEY] = dataclasses.replace(table, kept_in_float=kept).to_json()
+    content = lowered_bytes(graph)
+    assert dict(compiled(content).convolutions) == {"fp32": 3, "int8": 3}
+    # ONNX Runtime's optimizer leaves their weights alone.
+    as_written = run(content, inputs(), optimized=False)
+    assert sqnr_db(as_written, run(content, inputs())) > 30
+    unknown = dataclasses.replace(table, kept_in_float={"nowhere": "a test"})
+    graph.metadata_props[QUANTIZATION_KEY] = unknown.to_json()
+    with pytest.raises(ModelFormatError, match="layers that are not in the graph, such as nowhere"):
+        lower_graph(graph, "int8")
