@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Adjustment", "measure_adjustments"]
 
-_FRAMES = 16
+_FRAMES = 32
+_TOLERABLE_DB = 0.5  # frames are few, and all but biases has been asked of other frames before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def measure_adjustments(
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> tuple[QuantizationTable, tuple[Adjustment, ...]]:
-    """Measure all that a table has, and take biases out that do not help.
+    """Measure all that a table has, and take out what does not help.
 
     Args:
         model: the float model, equalized or not.
@@ -76,7 +77,7 @@ def measure_adjustments(
         table: what calibration found.
         largest: the ranges of the largest magnitudes.
         equalization: what was tried of it.
-        frames: held out, (H, W, 3) uint8 BGR; at most 16 are used.
+        frames: held out, (H, W, 3) uint8 BGR; at most 32 are used.
         threads: CPU threads; ONNX Runtime's own choice where None.
         progress: called as variants are done.
     """
@@ -87,21 +88,28 @@ def measure_adjustments(
             preprocess(frame, row)
         inputs.append(preprocess.tensor.copy())
     plain = {name: entry for name, entry in largest.items() if name in table.activations}
-    flat = {name: dataclasses.replace(entry, centred=False) for name, entry in table.activations.items()}
-    kept = {
-        name: dataclasses.replace(entry, centred=table.activations[name].centred)
-        for name, entry in plain.items()
-    }
-    centred = sum(entry.centred for entry in table.activations.values())
-    clipped = sum(entry.amax < plain[name].amax for name, entry in table.activations.items() if name in plain)
-    moved = sum(entry.moves is not None for entry in table.weights.values())
-    variants = {
-        "ranges": (clipped, "tensors clipped", {"activations": {**table.activations, **kept}}),
-        "centring": (centred, "tensors", {"activations": flat}),
-        "rounding": (moved, "layers", {"weights": weight_scales(model)}),
-        "bias correction": (len(table.biases), "layers", {"biases": {}}),
-    }
     reference = _outputs(to_bytes(model), inputs, threads)
+
+    def ranges() -> dict[str, Any]:
+        unclipped = {
+            name: dataclasses.replace(entry, centred=table.activations[name].centred)
+            for name, entry in plain.items()
+        }
+        return {"activations": {**table.activations, **unclipped}}
+
+    def centring() -> dict[str, Any]:
+        entries = table.activations.items()
+        return {"activations": {name: dataclasses.replace(entry, centred=False) for name, entry in entries}}
+
+    clipped = sum(entry.amax < plain[name].amax for name, entry in table.activations.items() if name in plain)
+    centred = sum(entry.centred for entry in table.activations.values())
+    moved = sum(entry.moves is not None for entry in table.weights.values())
+    variants: list[tuple[str, int, str, Callable[[], dict[str, Any]]]] = [
+        ("ranges", clipped, "tensors clipped", ranges),
+        ("centring", centred, "tensors", centring),
+        ("rounding", moved, "layers", lambda: {"weights": weight_scales(model), "rounding": "nearest"}),
+        ("bias correction", len(table.biases), "layers", lambda: {"biases": {}}),
+    ]
 
     def noise(changes: dict[str, Any]) -> float:
         quantized = model.clone()
@@ -119,18 +127,19 @@ def measure_adjustments(
                 extent=f"{equalization.pairs} pairs of convolutions",
             )
         )
-    for done, (name, (count, unit, changes)) in enumerate(variants.items(), start=1):
+    for done, (name, count, unit, without_it) in enumerate(variants, start=1):
         progress("adjustments", done, len(variants))
         if not count:
             continue
+        changes = without_it()
         without = noise(changes)
         gain = 10 * math.log10(without / with_all) if with_all > 0 and without > 0 else 0.0
-        accepted = name != "bias correction" or gain >= 0
+        accepted = gain >= (0.0 if name == "bias correction" else -_TOLERABLE_DB)
         found.append(
             Adjustment(name=name, accepted=accepted, gain_db=round(gain, 2), extent=f"{count} {unit}")
         )
         if not accepted:
-            table = dataclasses.replace(table, biases={})
+            table, with_all = dataclasses.replace(table, **changes), without
     return table, tuple(found)
 
 

@@ -211,6 +211,19 @@ def calibrate(
 
     plain_is_kept = False
     table, layers = rounded(unrounded.kept_in_float)
+    adjustments: tuple[Adjustment, ...] = ()
+    if table.method == "auto":
+        table, adjustments = measure_adjustments(
+            graph,
+            spec.image,
+            table,
+            {name: choose_range(entry, "minmax") for name, entry in seen.items()},
+            equalized,
+            judging,
+            threads=threads,
+            progress=progress,
+        )
+        unrounded = dataclasses.replace(unrounded, activations=table.activations)
     warnings = [*_narrow(count, spread), *(() if imported is None else imported.warnings)]
     measured = measuring(table, "comparing")
     plain = None
@@ -224,7 +237,7 @@ def calibrate(
                 plain_is_kept = True
                 if equalized is not None:
                     equalized.undo()
-                    equalized, seen = dataclasses.replace(equalized, accepted=False), stats
+                adjustments, seen = (), stats
                 unrounded = table = plain_table
                 measured, layers = plain, ()
             else:  # asked for by name
@@ -258,20 +271,6 @@ def calibrate(
         if budget.max_drop and labelled is None:
             warnings.append(f"{held_out.name} has no labels: what FP32 finds was taken as right")
         warnings += mixed.warnings(budget, judging.count, measured)
-    adjustments: tuple[Adjustment, ...] = ()
-    if table.method == "auto":
-        adjusted, adjustments = measure_adjustments(
-            graph,
-            spec.image,
-            table,
-            {name: choose_range(entry, "minmax") for name, entry in seen.items()},
-            equalized,
-            judging,
-            threads=threads,
-            progress=progress,
-        )
-        if adjusted is not table:
-            table, measured = adjusted, measuring(adjusted, "comparing without moved biases")
     graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
     # The hash ties the report to the very graph that was measured: a build that makes another one says so.
     identity = {

@@ -3,13 +3,14 @@
 Between two convolutions with nothing but positively homogeneous operators – Relu, LeakyRelu, PRelu,
 MaxPool – a channel may be multiplied by k > 0 in the first one's weights and bias and divided by k in the
 second one's weights: the network computes the same (M. Nagel et al., "Data-Free Quantization Through
-Weight Equalization and Bias Correction", 2019). Here k brings each channel's largest magnitude up to that
-of the largest channel, by a factor of 8 at most, so that the tensor's steps, which are the same for all
-channels, are as fine for small channels as they can be.
+Weight Equalization and Bias Correction", 2019). Here k brings each channel's largest magnitude up to half
+of the largest channel's in every quantized tensor between the two, by a factor of 8 at most: a tensor's
+steps are the same for all channels, and finer for small ones that were made larger.
 
 Whether that helps depends on the network: a small channel may be one whose weights are large, and what is
 gained in one tensor is lost in the weights. So it is asked of frames that had no part in it: with the
-best ranges for both, the error of the outputs must be smaller by a twentieth, or all stays as it was.
+best ranges for both, the error of the outputs must be smaller by a twentieth on TensorRT's grid and no
+larger as ONNX Runtime runs it, or all stays as it was.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from edgecnn.calibration.observation import weight_scales
 from edgecnn.calibration.observers import TensorStats, merge, observe
 from edgecnn.calibration.selection import select_ranges
 from edgecnn.export.graph import to_bytes
+from edgecnn.export.lowering import lower_graph
 from edgecnn.export.lowering.tensorrt_int8 import quantize
 from edgecnn.export.placement import bias_of, weight_of
+from edgecnn.metadata import QUANTIZATION_KEY
 from edgecnn.progress import Progress, no_progress
 from edgecnn.quantization import QuantizationTable
 
@@ -40,6 +43,7 @@ __all__ = ["Equalization", "equalize"]
 
 _HOMOGENEOUS = frozenset({"LeakyRelu", "MaxPool", "PRelu", "Relu"})
 _LARGEST = 8.0
+_FILLED = 0.5  # of the range that the largest channel needs: other frames have larger numbers
 _BETTER = 0.95
 _FRAMES = 48  # to decide with; two thirds of them choose ranges
 
@@ -93,25 +97,32 @@ def equalize(
     border = max(1, len(some) * 2 // 3)
     changed = [str(value.name) for _, tensors, _ in pairs for value in tensors if str(value.name) in stats]
 
-    def noise(seen: Mapping[str, TensorStats]) -> float:
+    def noise(seen: Mapping[str, TensorStats]) -> tuple[float, float]:
+        """On TensorRT's grid, and as ONNX Runtime runs it."""
         ranges = select_ranges(model, seen, some[:border], threads=threads)
-        quantized = model.clone()
         tried = dataclasses.replace(table, activations=ranges, weights=weight_scales(model))
-        quantize(quantized.graph, tried, set(quantized.graph))
-        reference, found = (_outputs(one, some[border:], threads) for one in (model, quantized))
-        return float(np.square(found - reference).sum())
+        symmetric, other = model.clone(), model.clone()
+        quantize(symmetric.graph, tried, set(symmetric.graph))
+        other.metadata_props[QUANTIZATION_KEY] = tried.to_json()
+        reference = _outputs(to_bytes(model), some[border:], threads)
+        errors = [
+            np.square(_outputs(to_bytes(one), some[border:], threads) - reference).sum()
+            for one in (symmetric, lower_graph(other, "int8"))
+        ]
+        return float(errors[0]), float(errors[1])
 
     progress("equalizing", 0, 2)
     plain = noise(stats)
     progress("equalizing", 1, 2)
-    largest = _largest(model, [str(tensors[-1].name) for _, tensors, _ in pairs], inputs, threads)
+    largest = _largest(model, changed, inputs, threads)
     before: dict[ir.Value, Any] = {}
-    for (maker, _, reader), channels in zip(pairs, largest, strict=True):
-        _scale(maker, reader, _factors(channels), before)
+    for maker, tensors, reader in pairs:
+        names = [str(value.name) for value in tensors]
+        _scale(maker, reader, _factors([largest[name] for name in names if name in largest]), before)
     found = {**stats, **_observed(model, changed, inputs, threads)}
     equalized = noise(found)
-    gain = 10 * math.log10(plain / equalized) if plain > 0 and equalized > 0 else 0.0
-    accepted = equalized < _BETTER * plain
+    gain = 10 * math.log10(plain[0] / equalized[0]) if plain[0] > 0 and equalized[0] > 0 else 0.0
+    accepted = equalized[0] < _BETTER * plain[0] and equalized[1] <= plain[1]
     progress("equalizing", 2, 2)
     result = Equalization(
         pairs=len(pairs),
@@ -156,9 +167,13 @@ def _is_free(node: ir.Node) -> bool:
     )
 
 
-def _factors(largest: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What each channel is multiplied with; a channel that was always zero stays."""
-    return np.where(largest > 0, np.minimum(largest.max() / np.maximum(largest, 1e-30), _LARGEST), 1.0)
+def _factors(largest: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """What each channel is multiplied with, from its largest magnitude in each tensor between the two."""
+    factors = np.full(largest[0].shape, _LARGEST)
+    for one in largest:
+        factors = np.minimum(factors, _FILLED * one.max() / np.maximum(one, 1e-30))
+    dead = np.all([one == 0 for one in largest], axis=0)
+    return np.where(dead, 1.0, np.maximum(factors, 1.0))
 
 
 def _scale(
@@ -195,14 +210,15 @@ def _visible(model: ir.Model, names: Sequence[str], threads: int | None) -> Any:
 
 def _largest(
     model: ir.Model, names: Sequence[str], inputs: Sequence[NDArray[np.float32]], threads: int | None
-) -> list[NDArray[np.float64]]:
+) -> dict[str, NDArray[np.float64]]:
     """The largest magnitude of each channel, for each tensor."""
     session = _visible(model, names, threads)
-    found: list[NDArray[np.float64]] = []
+    found: dict[str, NDArray[np.float64]] = {}
     for tensor in inputs:
         values = session.run(None, {session.get_inputs()[0].name: tensor})
-        maxima = [np.abs(one).max(axis=(0, *range(2, one.ndim))).astype(np.float64) for one in values]
-        found = [np.maximum(*both) for both in zip(found, maxima, strict=True)] if found else maxima
+        for name, one in zip(names, values, strict=True):
+            maxima = np.abs(one).max(axis=(0, *range(2, one.ndim))).astype(np.float64)
+            found[name] = np.maximum(found[name], maxima) if name in found else maxima
     return found
 
 
@@ -221,10 +237,10 @@ def _observed(
 
 
 def _outputs(
-    model: ir.Model, frames: Sequence[NDArray[np.float32]], threads: int | None
+    content: bytes, frames: Sequence[NDArray[np.float32]], threads: int | None
 ) -> NDArray[np.float64]:
     """All outputs side by side, (frames, numbers)."""
-    session = create_session(to_bytes(model), threads=threads, optimized=False)
+    session = create_session(content, threads=threads, optimized=False)
     name = session.get_inputs()[0].name
     rows = [[np.asarray(one, np.float64).ravel() for one in session.run(None, {name: x})] for x in frames]
     return np.stack([np.concatenate(row) for row in rows])

@@ -41,7 +41,7 @@ def select_ranges(
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, ActivationRange]:
-    """The range of each tensor; `mse` for one that no layer reads.
+    """The range of each tensor; `percentile` for one that no layer reads, which TensorRT does not quantize.
 
     Args:
         model: the float model.
@@ -82,6 +82,6 @@ def select_ranges(
     return {
         name: ranges[min(ranges, key=lambda amax, name=name: (errors[name][amax], -amax))]  # type: ignore[misc]
         if name in read
-        else choose_range(stats[name], "mse")
+        else choose_range(stats[name], "percentile")
         for name, ranges in candidates.items()
     }

@@ -233,19 +233,33 @@ def test_an_unknown_rounding(data: Path, tmp_path: Path) -> None:
         calibrate(network(tmp_path), data, tmp_path / "out.onnx", rounding="up")  # type: ignore[arg-type]
 
 
+def spoil(graph: Any, table: QuantizationTable, *_: Any, **__: Any) -> Any:
+    """A recipe that spoils the model: every bias is moved far away."""
+    biases = {
+        str(node.inputs[2].name): tuple([50.0] * node.inputs[2].const_value.size)
+        for node in graph.graph
+        if node.op_type in ("Conv", "Gemm")
+    }
+    return dataclasses.replace(table, biases=biases), ()
+
+
+def test_an_adjustment_that_does_not_help_is_taken_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgecnn.calibration.calibrator.round_network", spoil)
+    result = calibrate(network(tmp_path), data, tmp_path / "out.onnx")
+    found = {one.name: one for one in result.adjustments}
+    assert not found["bias correction"].accepted
+    assert found["bias correction"].gain_db < -10
+    assert not result.table.biases
+
+
 def test_the_plain_way_is_kept_where_it_is_better(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # a recipe that spoils the model: every bias is moved far away
-    def spoil(graph: Any, table: QuantizationTable, *_: Any, **__: Any) -> Any:
-        biases = {
-            str(node.inputs[2].name): tuple([50.0] * node.inputs[2].const_value.size)
-            for node in graph.graph
-            if node.op_type in ("Conv", "Gemm")
-        }
-        return dataclasses.replace(table, biases=biases), ()
-
     monkeypatch.setattr("edgecnn.calibration.calibrator.round_network", spoil)
+    unadjusted = "edgecnn.calibration.calibrator.measure_adjustments"
+    monkeypatch.setattr(unadjusted, lambda graph, image, table, *_, **__: (table, ()))
     source = network(tmp_path)
     result = calibrate(source, data, tmp_path / "out.onnx")
     plain = calibrate(source, data, tmp_path / "plain.onnx", method="minmax", rounding="nearest")
@@ -403,6 +417,7 @@ def test_progress_is_told(data: Path, tmp_path: Path) -> None:
         "calibrating": 10,
         "choosing ranges": 3,
         "rounding weights": 3,
+        "adjustments": 4,
         "comparing": 4,
         "comparing with the plain way": 4,
     }

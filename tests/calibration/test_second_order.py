@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgecnn.calibration import grams
-from edgecnn.calibration.observation import observe_activations, weight_scales
 from edgecnn.calibration.grams import layer_of
+from edgecnn.calibration.observation import observe_activations, weight_scales
 from edgecnn.calibration.ranges import choose_range
 from edgecnn.calibration.sample import diversity, thumbnail
 from edgecnn.calibration.second_order import round_network
