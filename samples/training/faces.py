@@ -194,8 +194,8 @@ def main() -> None:
     """Export, calibrate and evaluate the three, each between the two others in FP32."""
     options = parse(__doc__, steps=1)
     torch.manual_seed(options.seed)
-    frames = portraits(60, seed=options.seed + 1)  # to calibrate with
-    tests = portraits(min(40, options.test_frames), seed=options.seed)
+    frames = portraits(40, seed=options.seed + 1)  # to calibrate with
+    tests = portraits(min(20, options.test_frames), seed=options.seed)
     head = {
         "format": "boxes_scores",
         "boxes_output": "boxes",
