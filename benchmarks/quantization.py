@@ -35,6 +35,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -89,7 +90,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name in arguments.models:
             started = time.perf_counter()
-            folder = (arguments.results or Path(scratch)) / name.replace(" ", "-").replace(",", "")
+            folder = (arguments.results or Path(scratch)) / re.sub(r"[^A-Za-z0-9]+", "-", name)
             folder.mkdir(parents=True, exist_ok=True)
             report[name] = _Comparison(name, MODELS[name], folder, arguments).run()
             _show(name, report[name], time.perf_counter() - started)

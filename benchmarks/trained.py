@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.photos import Photos, collect, sources
@@ -152,13 +153,36 @@ def _sample(name: str) -> Callable[[Path], None]:
     return export
 
 
-def _scenes(size_hw: tuple[int, int], count: int, calibrating: bool) -> Photos:
-    """Scenes with digits: of those that the models were trained with, and of others."""
+def _scenes(count: int, calibrating: bool) -> Photos:
+    """Scenes with handwritten digits: of those that the models were trained with, or of others."""
     from samples.training.scenes import Scenes
 
-    scenes = Scenes("train" if calibrating else "test", size_hw=size_hw)
-    frames = np.stack([scenes[number].image[:, :, ::-1] for number in range(count)])
-    return Photos(frames, np.arange(count), [f"scene {number}" for number in range(count)])
+    scenes = Scenes("train" if calibrating else "test", size_hw=(288, 384))
+    return _each_its_own([scenes[number].frame for number in range(count)])
+
+
+def _roads(count: int, calibrating: bool) -> Photos:
+    from samples.training.road import views
+
+    found = views("train" if calibrating else "test", count, seed=1)
+    return _each_its_own([view.image_bgr for view in found])
+
+
+def _places(count: int, calibrating: bool) -> Photos:
+    from samples.training.reidentify import photos, places, view
+
+    random = np.random.default_rng([1, calibrating])
+    pictures = photos("train" if calibrating else "test")
+    found = places(pictures, count, random)
+    frames = [view(pictures, place, random) for place in found]
+    taken = np.stack([frame[:, :, ::-1] for frame in frames])
+    numbers = np.array([place.photo for place in found])
+    return Photos(taken, numbers, [f"photo {number}" for number in range(len(pictures))])
+
+
+def _each_its_own(frames: Sequence[NDArray[np.uint8]]) -> Photos:
+    taken = np.stack([frame[:, :, ::-1] for frame in frames])
+    return Photos(taken, np.arange(len(taken)), [f"scene{number}x" for number in range(len(taken))])
 
 
 def photos_of(model: Trained, opencv_doc: Path, counts: tuple[int, int]) -> tuple[Photos, Photos]:
@@ -200,11 +224,23 @@ def _onet(path: Path) -> None:
     _mtcnn("onet.pt", 48, ((32, 3, 3), (64, 3, 3), (64, 3, 2), (128, 2, 0)), 256, (2, 4, 10))(path)
 
 
+_KINDS: Mapping[str, Callable[[int, bool], Photos]] = {
+    "digits_detector": _scenes,
+    "digits_segmenter": _scenes,
+    "digits_semantic": _scenes,
+    "reidentify": _places,
+    "road": _roads,
+}
 MODELS: Mapping[str, Trained] = {
     "EfficientNet-Lite0": Trained(export=export_efficientnet, seconds=330),
     "EfficientNet-Lite2": Trained(export=_lite2, seconds=560),
-    "MTCNN R-Net": Trained(export=_rnet, seconds=60),
-    "MTCNN O-Net": Trained(export=_onet, seconds=70),
-    "digits, residual": Trained(export=_digits(_Residual, 0), seconds=70),
-    "digits, SiLU": Trained(export=_digits(_Silu, 0), seconds=80),
+    "MTCNN R-Net": Trained(export=_rnet, seconds=40),
+    "MTCNN O-Net": Trained(export=_onet, seconds=60),
+    "digits, residual": Trained(export=_digits(_Residual, 0), seconds=50),
+    "digits, SiLU": Trained(export=_digits(_Silu, 0), seconds=60),
+    **{
+        f"samples/{name}": Trained(export=_sample(name), seconds=100, frames=frames)
+        for name, frames in _KINDS.items()
+        if (_SAMPLES / f"{name}.onnx").exists()
+    },
 }
