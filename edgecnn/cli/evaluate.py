@@ -61,12 +61,12 @@ def command(
     from edgecnn.evaluation.plots import check_plots, write_plots
 
     if plots is not None:
-        check_plots(plots)
+        check_plots(plots, force=force)
     with native_stderr_muted(), progress_bar() as progress, model_options.load(model, progress) as loaded:
         labelled = open_labelled(data, loaded.spec, images=images, limit=limit)
         found = evaluate(loaded, labelled, progress=progress)
+    _show(model, found, as_json)  # first: what has been computed is not lost where a plot cannot be written
     written = [] if plots is None else write_plots(found, plots, force=force)
-    _show(model, found, as_json)
     for path in written:
         say(f"written: {path}")
     report = {"model": model, "data": str(data), **found.to_dict(), "plots": [str(path) for path in written]}

@@ -125,7 +125,7 @@ class BoxMetric:
         )
 
     def _name(self, class_id: int) -> str:
-        return self.labels[class_id] if class_id < len(self.labels) else str(class_id)
+        return self.labels[class_id] if 0 <= class_id < len(self.labels) else str(class_id)
 
     def _check(self, truth: Objects, found: _Found) -> None:
         if "segm" in self.kinds and truth.runs is None:

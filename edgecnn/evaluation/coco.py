@@ -110,9 +110,9 @@ def _by_id(entries: list[Any], file: Path, kind: str) -> dict[int, Any]:
     if len(found) != len(entries):
         seen: set[int] = set()
         twice = next(entry.id for entry in entries if entry.id in seen or seen.add(entry.id))  # type: ignore[func-returns-value]
-        raise DataError(f"{file}: an {kind} id is there twice", got=str(twice), expected="one of each")
+        raise DataError(f"{file}: {kind} id is there twice", got=str(twice), expected="one of each")
     if any(index < 0 for index in found):
-        raise DataError(f"{file}: an {kind} id is negative", got=str(min(found)), expected="0 or more")
+        raise DataError(f"{file}: {kind} id is negative", got=str(min(found)), expected="0 or more")
     return found
 
 

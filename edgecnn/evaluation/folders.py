@@ -86,7 +86,8 @@ def label_pairs(place: Place, folder_name: str, suffixes: tuple[str, ...]) -> li
     used = suffixes[1:] if beside else suffixes
     pairs = [(image, label) for image in images if (label := label_beside(image, folder, used)) is not None]
     if not pairs:
-        wanted = " or ".join(f"{images[0].stem}{suffix}" for suffix in used)
+        stem = images[0].stem if images else "NAME"  # none is left where all have a label's name
+        wanted = " or ".join(f"{stem}{suffix}" for suffix in used)
         raise UnlabelledError(f"no labels for the images of {place.data}", expected=f"{wanted} in {folder}")
     return pairs
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.errors import BackendUnavailableError, OutputError
+from edgecnn.errors import BackendUnavailableError, OutputError, OutputExistsError
 from edgecnn.evaluation.scores import Confusion, Curve, Scores
 from edgecnn.files import atomic_output
 
 __all__ = ["check_plots", "write_plots"]
 
 SUFFIXES = (".png", ".svg")
+_ENDS = tuple(f"{what}{suffix}" for what in ("_curve", "confusion") for suffix in SUFFIXES)
 MOST_NUMBERED = 20  # classes whose matrix has numbers in it
 MOST_NAMED = 60  # classes whose names stand at the axes
 MOST_SHOWN = 200  # classes; a matrix of more would show no single one
@@ -38,7 +39,7 @@ def write_plots(scores: Scores, folder: str | os.PathLike[str], *, force: bool =
         BackendUnavailableError: matplotlib is not installed.
         OutputError, OutputExistsError: they cannot be written.
     """
-    target = check_plots(folder)
+    target = check_plots(folder, force=force)
     written = []
     for name, drawn in _pictures(scores, ""):
         figure = _curve(drawn) if isinstance(drawn, Curve) else _matrix(drawn)
@@ -51,14 +52,21 @@ def write_plots(scores: Scores, folder: str | os.PathLike[str], *, force: bool =
     return written
 
 
-def check_plots(folder: str | os.PathLike[str]) -> Path:
+def check_plots(folder: str | os.PathLike[str], *, force: bool = False) -> Path:
     """Make the folder, and refuse early, before any long work. Raises as `write_plots`."""
     _figure(1, 1)
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
+        there = sorted(path for path in target.iterdir() if path.name.endswith(_ENDS))
     except OSError as error:
         raise OutputError(f"cannot make the folder {target}", got=os.strerror(error.errno or 0)) from error
+    if there and not force:
+        raise OutputExistsError(
+            f"{target} holds plots already",
+            got=", ".join(path.name for path in there[:6]),
+            remedy="Use --force (force=True) to replace them, or another folder",
+        )
     return target
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ScoreHistogram", "auroc", "average_precision", "roc"]
+__all__ = ["ScoreHistogram", "auroc", "average_precision", "roc", "thinned"]
 
 BITS = 20  # of a float32's 32: sign, exponent and 11 bits of the fraction
 MOST_POINTS = 1000
@@ -74,11 +74,16 @@ def roc(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """False positive rates and true positive rates over all thresholds, from (0, 0) to (1, 1)."""
     negatives, positives = (counts[::-1] for counts in _of(scores, positive))
-    rates = [np.concatenate([[0], np.cumsum(c)]) / max(1, c.sum()) for c in (negatives, positives)]
-    if len(rates[0]) > MOST_POINTS:
-        chosen = np.unique(np.linspace(0, len(rates[0]) - 1, MOST_POINTS).round().astype(int))
-        rates = [rate[chosen] for rate in rates]
-    return rates[0], rates[1]
+    first, second = (np.concatenate([[0], np.cumsum(c)]) / max(1, c.sum()) for c in (negatives, positives))
+    return first, second
+
+
+def thinned(
+    x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A curve with as many of its points as a picture can show, the first and the last among them."""
+    chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).round().astype(int))
+    return x[chosen], y[chosen]
 
 
 def _of(

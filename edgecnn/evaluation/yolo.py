@@ -157,7 +157,7 @@ def _objects(
     rows = _rows(path)
     size_wh = np.array([frame_hw[1], frame_hw[0]], np.float64)
     class_ids, boxes, areas, runs, points = [], [], [], [], []
-    for number, (theirs, numbers) in enumerate(rows, start=1):
+    for number, theirs, numbers in rows:
         where = f"{path}, line {number}"
         class_ids.append(_class_id(theirs, ids, classes, where))
         box, polygon, own = _shape(numbers, values, where)
@@ -188,8 +188,8 @@ def _objects(
     )
 
 
-def _rows(path: Path) -> list[tuple[float, NDArray[np.float64]]]:
-    """Of each line, the class and the numbers behind it."""
+def _rows(path: Path) -> list[tuple[int, float, NDArray[np.float64]]]:
+    """Of each line that is not empty: its number from 1, the class, and the numbers behind it."""
     if not path.exists() and not path.is_symlink():
         return []
     rows = []
@@ -205,10 +205,10 @@ def _rows(path: Path) -> list[tuple[float, NDArray[np.float64]]]:
         if not np.isfinite(numbers).all() or (np.abs(numbers[1:]) > FARTHEST).any():
             raise DataError(
                 f"{path}, line {number}: a coordinate is none",
-                got=f"{numbers[1:].min():g} to {numbers[1:].max():g}",
+                got=excerpt(line.decode("ascii", "replace").strip()),
                 expected="parts of the image's width and height, from 0 to 1",
             )
-        rows.append((float(numbers[0]), numbers[1:]))
+        rows.append((number, float(numbers[0]), numbers[1:]))
     return rows
 
 

@@ -53,7 +53,8 @@ def test_for_people_and_programs(colour_onnx: Path, colours: Path, tmp_path: Pat
     assert sorted(path.name for path in plots.iterdir()) == ["confusion.png", "confusion.svg"]
     again = edgecnn("evaluate", str(colour_onnx), "--data", str(colours), "--plots", str(plots))
     assert again.returncode == 1
-    assert "confusion.png exists" in again.stderr
+    assert "holds plots already: got confusion.png" in again.stderr
+    assert "top1" not in again.stderr  # said before any work
 
 
 def test_classes_that_do_not_match(colour_onnx: Path, colours: Path) -> None:

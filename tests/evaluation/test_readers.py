@@ -264,6 +264,8 @@ def test_labels_that_are_links_elsewhere(tmp_path: Path) -> None:
     [
         ("0 nan 0.5 0.1 0.1", "a coordinate is none"),
         ("0 0.5 inf 0.1 0.1", "a coordinate is none"),
+        ("nan", "a coordinate is none: got nan"),
+        ("\n0 0.5 0.5 0.1 0.1\n\n7 0.5 0.5 0.1 0.1", "line 4: no such class"),
         ("0 120 80 40 40", "from 0 to 1"),
         ("0 0.5 0.5 -0.1 0.1", "a box is none"),
         ("7 0.5 0.5 0.1 0.1", "no such class: got 7, expected 0 to 2"),
@@ -325,6 +327,12 @@ def test_whatever_a_label_of_yolo_says_is_read_or_refused(content: bytes, tmp_pa
         return
     assert np.isfinite(read.boxes_xyxy).all()
     assert (read.class_ids < 3).all()
+
+
+def test_a_folder_that_holds_masks_alone(tmp_path: Path) -> None:
+    write_image(tmp_path / "a_mask.png")
+    with pytest.raises(UnlabelledError, match=r"NAME_mask\.png"):
+        open_labelled(tmp_path, spec_of("segmentation"))
 
 
 def test_classes_are_matched_by_name() -> None:

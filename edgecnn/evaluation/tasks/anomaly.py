@@ -18,7 +18,7 @@ from edgecnn.errors import DataError, UnlabelledError
 from edgecnn.evaluation.folders import class_folders, label_beside
 from edgecnn.evaluation.labelled import Item, Place
 from edgecnn.evaluation.maps import check_size, read_mask
-from edgecnn.evaluation.ranking import ScoreHistogram, auroc, average_precision, roc
+from edgecnn.evaluation.ranking import ScoreHistogram, auroc, average_precision, roc, thinned
 from edgecnn.evaluation.scores import Confusion, Curve, Scores, of_units
 from edgecnn.results import Anomaly, Result
 from edgecnn.spec import ModelSpec
@@ -63,11 +63,11 @@ class AnomalyMetric:
             raise DataError("good and bad images are needed", got=f"{wrong.sum()} bad of {len(wrong)}")
         table = np.stack([~wrong & ~said, ~wrong & said, wrong & ~said, wrong & said], axis=1).astype(float)
         metrics = {"image_auroc": area, "image_ap": precision, **_answers(table.sum(axis=0))}
-        curves = {"images": roc(scores, wrong)}
+        curves = {"images": thinned(*roc(scores, wrong))}
         pixels = None if self._pixels is None else auroc(self._pixels)
         if pixels is not None and self._pixels is not None:
             metrics["pixel_auroc"] = pixels
-            curves["pixels"] = roc(self._pixels)
+            curves["pixels"] = thinned(*roc(self._pixels))
         return Scores(
             metrics=metrics,
             intervals=of_units(table, _answers),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgecnn.errors import DataError
 from edgecnn.evaluation.folders import named_images
 from edgecnn.evaluation.labelled import Item, Place
-from edgecnn.evaluation.ranking import ScoreHistogram, auroc, roc
+from edgecnn.evaluation.ranking import ScoreHistogram, auroc, roc, thinned
 from edgecnn.evaluation.scores import Curve, Scores, of_units
 from edgecnn.results import Embedding, Result
 from edgecnn.spec import ModelSpec
@@ -88,7 +88,7 @@ class EmbeddingMetric:
             name="roc_curve",
             x_label="false accept rate",
             y_label="true accept rate",
-            series={"pairs": (far, tar)},
+            series={"pairs": thinned(far, tar)},
         )
         return Scores(metrics=metrics, intervals=of_units(units, means), curves=(curve,))
 

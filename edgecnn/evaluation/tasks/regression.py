@@ -61,7 +61,9 @@ class RegressionMetric:
 
 def _metrics(sums: NDArray[Any]) -> dict[str, float]:
     known, squares, errors, above, relative, close = sums.tolist()
-    metrics = {"rmse": math.sqrt(squares / max(known, 1)), "mae": errors / max(known, 1)}
+    if not known:  # images that were drawn show no known number
+        return {}
+    metrics = {"rmse": math.sqrt(squares / known), "mae": errors / known}
     if above:
         metrics |= {"abs_rel": relative / above, "delta_1": close / above}
     return metrics

@@ -102,13 +102,15 @@ class SegmentationMetric:
 
 def _metrics(totals: NDArray[Any]) -> dict[str, float]:
     same, mine, got = totals
+    if not mine.any():  # images that were drawn show no labelled pixel
+        return {}
     there = mine + got > 0
     iou = same[there] / (mine + got - same)[there]
     dice = 2 * same[there] / (mine + got)[there]
     metrics = {
         "mean_iou": float(iou.mean()),
         "mean_dice": float(dice.mean()),
-        "pixel_accuracy": float(same.sum() / max(1, mine.sum())),
+        "pixel_accuracy": float(same.sum() / mine.sum()),
     }
     if len(same) == 2 and there[1]:
         metrics |= {"foreground_iou": float(iou[-1]), "foreground_dice": float(dice[-1])}
