@@ -234,8 +234,11 @@ def match_ranges(graph: ir.Model, ranges: Ranges) -> Import:
     if ranges.table is not None:
         table = dataclasses.replace(ranges.table, activations=activations)
         if not _fits(graph.graph, table):
-            notes.append("the steps of the weights in the file are for other weights, and were not taken")
-            table = dataclasses.replace(table, weights=weights, biases={})
+            notes.append(
+                "the steps of the weights in the file are for other weights, trained further or equalized by "
+                "calibration, and were not taken"
+            )
+            table = dataclasses.replace(table, weights=weights, biases={}, rounding="nearest")
         return Import(
             path=None,
             table=dataclasses.replace(table, notes=tuple(notes)),
@@ -336,13 +339,12 @@ def _activations(graph: ir.Graph, ranges: Ranges) -> tuple[dict[str, ActivationR
 
 
 def _fits(graph: ir.Graph, table: QuantizationTable) -> bool:
-    """Whether all weights of the table are in the graph, with as many channels."""
-    for name, entry in table.weights.items():
-        weight = graph.initializers.get(name)
-        sides = () if weight is None or weight.const_value is None else tuple(weight.const_value.shape)
-        if not entry.axis < len(sides) or sides[entry.axis] != len(entry.scales):
-            return False
-    return True
+    """Whether all weights of the table are in the graph, and are those that it was made for."""
+    constants = (graph.initializers.get(name) for name in table.weights)
+    return all(
+        weight is not None and weight.const_value is not None and entry.fits(weight.const_value.numpy())
+        for weight, entry in zip(constants, table.weights.values(), strict=True)
+    )
 
 
 def _same_weights(own: NDArray[Any], given: NDArray[Any], entry: WeightScales, plain: WeightScales) -> bool:

@@ -17,7 +17,7 @@ from edgecnn.export.graph import fixed_batch, to_bytes
 from edgecnn.export.placement import activations, scale_source, weight_axis, weight_of
 from edgecnn.preprocess import Preprocessor
 from edgecnn.progress import Progress, no_progress
-from edgecnn.quantization import LEVELS, WeightScales
+from edgecnn.quantization import LEVELS, WeightScales, crc32
 from edgecnn.spec import ImageSpec
 
 if TYPE_CHECKING:
@@ -91,9 +91,12 @@ def weight_scales(model: ir.Model) -> dict[str, WeightScales]:
         weight = weight_of(node)
         if weight is None or weight.const_value is None or weight.name in scales:
             continue
-        values = np.abs(weight.const_value.numpy().astype(np.float64))
+        constant = weight.const_value.numpy()
+        values = np.abs(constant.astype(np.float64))
         axis = weight_axis(node)
         amax = values.max(axis=tuple(index for index in range(values.ndim) if index != axis))
         amax = np.where(amax == 0, LEVELS, np.maximum(amax, SMALLEST_AMAX))
-        scales[str(weight.name)] = WeightScales(axis=axis, scales=tuple((amax / LEVELS).tolist()))
+        scales[str(weight.name)] = WeightScales(
+            axis=axis, scales=tuple((amax / LEVELS).tolist()), weights_crc32=crc32(constant)
+        )
     return scales

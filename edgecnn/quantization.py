@@ -31,6 +31,7 @@ __all__ = [
     "ActivationRange",
     "QuantizationTable",
     "WeightScales",
+    "crc32",
 ]
 
 LEVELS = 127
@@ -57,8 +58,8 @@ class ActivationRange:
         low, high: smallest and largest value that was observed.
         method: how `amax` was chosen: `minmax`, `entropy`, `percentile`, `mse`; `constant` for a tensor
             that was always zero; `imported`; `FROM_GRAPH`, `FROM_GRAPH_UINT8`.
-        centred: TensorRT gets a grid of 254 steps from zero to amax where its lowering can fold the zero point
-            that this takes; the tensor is never negative.
+        centred: TensorRT gets a grid of 254 steps from zero to amax where its lowering can fold the zero
+            point that this takes; the tensor is never negative.
     """
 
     amax: float
@@ -88,11 +89,13 @@ class WeightScales:
         scales: one a slice.
         moves: by how many steps each weight lies beside its nearest one, as deflated int8 in the weights'
             order; None where all are the nearest. See `with_steps`.
+        weights_crc32: of the float32 weights that all this was found for; None where a table does not say.
     """
 
     axis: int
     scales: tuple[float, ...]
     moves: bytes | None = None
+    weights_crc32: int | None = None
 
     def __post_init__(self) -> None:
         if self.axis < 0 or not all(0 < scale < math.inf for scale in self.scales):
@@ -112,7 +115,21 @@ class WeightScales:
         """Scales with the steps that stand for `weights`; both arrays have the weights' shape."""
         nearest = _nearest(weights, _along(scales, axis, weights.ndim))
         moves = (steps.astype(np.int16) - nearest).astype(np.int8)  # modulo 256, as in `on_grid`
-        return cls(axis=axis, scales=scales, moves=zlib.compress(moves.tobytes(), 6) if moves.any() else None)
+        return cls(
+            axis=axis,
+            scales=scales,
+            moves=zlib.compress(moves.tobytes(), 6) if moves.any() else None,
+            weights_crc32=crc32(weights),
+        )
+
+    def fits(self, weights: NDArray[Any]) -> bool:
+        """Whether it was found for these weights, as far as it says."""
+        sides = weights.shape
+        return (
+            self.axis < len(sides)
+            and sides[self.axis] == len(self.scales)
+            and self.weights_crc32 in (None, crc32(weights))
+        )
 
     def on_grid(self, weights: NDArray[Any]) -> NDArray[np.float64]:
         """What INT8 is to make of `weights`: the values of their steps; without moves, `weights`.
@@ -123,7 +140,9 @@ class WeightScales:
         if self.moves is None:
             return weights.astype(np.float64)
         try:
-            moves = np.frombuffer(zlib.decompress(self.moves), np.int8).reshape(weights.shape)
+            # a damaged file may promise any length
+            inflated = zlib.decompressobj().decompress(self.moves, weights.size + 1)
+            moves = np.frombuffer(inflated, np.int8).reshape(weights.shape)
         except (zlib.error, ValueError) as error:
             raise ModelFormatError(
                 "the steps of a weight cannot be read", got=str(error), remedy="Calibrate the model again"
@@ -209,6 +228,11 @@ class QuantizationTable:
         """The table in a calibrated model's metadata, or None."""
         text = metadata.get(QUANTIZATION_KEY)
         return None if text is None else cls.from_json(text)
+
+
+def crc32(weights: NDArray[Any]) -> int:
+    """Of weights as float32, for `WeightScales.weights_crc32`."""
+    return zlib.crc32(np.ascontiguousarray(weights, np.float32))
 
 
 def _along(scales: tuple[float, ...], axis: int, rank: int) -> NDArray[np.float64]:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+import zlib
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,3 +90,24 @@ def test_damaged_tables_are_refused_with_the_remedy(text: str, message: str) -> 
     with pytest.raises(ModelFormatError, match=message) as caught:
         QuantizationTable.from_json(text)
     assert "Calibrate the model again" in str(caught.value)
+
+
+def test_steps_know_the_weights_that_they_are_for() -> None:
+    weights = np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 12)
+    steps = np.full((2, 12), 3, np.int8)
+    entry = WeightScales.with_steps(0, (0.5, 0.25), weights, steps)
+    np.testing.assert_array_equal(entry.on_grid(weights), steps * np.array([[0.5], [0.25]]))
+    assert entry.fits(weights)
+    assert not entry.fits(weights[:, ::-1])
+    assert not entry.fits(weights.reshape(4, 6))
+    assert WeightScales(axis=0, scales=(0.5, 0.25)).fits(weights)  # a table of before
+
+
+def test_steps_are_not_inflated_beyond_the_weights() -> None:
+    """A file of a megabyte could otherwise ask for a gigabyte."""
+    bomb = WeightScales(axis=0, scales=(1.0, 1.0), moves=zlib.compress(bytes(1 << 26), 9))
+    tracemalloc.start()
+    with pytest.raises(ModelFormatError, match="steps of a weight cannot be read"):
+        bomb.on_grid(np.ones((2, 3), np.float32))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()

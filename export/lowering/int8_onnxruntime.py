@@ -123,20 +123,19 @@ def check_table(graph: ir.Graph, table: QuantizationTable) -> None:
     """All that the table names must be in the graph: otherwise layers would silently stay in float, or not.
 
     Raises:
-        ModelFormatError: one is missing, or has other sides.
+        ModelFormatError: one is missing, or has other sides or weights than the table was made for.
     """
     names = {str(value.name) for value in activations(graph)}
     missing = sorted(table.activations.keys() - names)
     for name, entry in table.weights.items():
         weight = graph.initializers.get(name)
-        sides = () if weight is None or weight.const_value is None else tuple(weight.const_value.shape)
-        if not entry.axis < len(sides) or sides[entry.axis] != len(entry.scales):
+        if weight is None or weight.const_value is None or not entry.fits(weight.const_value.numpy()):
             missing.append(name)
     missing += sorted(table.kept_in_float.keys() - {name_of(node) for node in graph})
     if missing:
         raise ModelFormatError(
             "the quantization table belongs to another model",
-            got=f"{len(missing)} tensors or layers that are not in the graph, such as {missing[0]}",
+            got=f"{len(missing)} tensors or layers that are not in the graph as they were, such as {missing[0]}",
             remedy="Calibrate this model again",
         )
 

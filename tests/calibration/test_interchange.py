@@ -17,13 +17,14 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from edgecnn.calibration import calibrate
 from edgecnn.calibration.interchange import import_ranges, match_ranges, read_ranges
+from edgecnn.calibration.observation import weight_scales
 from edgecnn.cli import main
 from edgecnn.errors import BuildError, ModelFormatError
 from edgecnn.export.graph import load_graph, to_bytes
 from edgecnn.export.lowering import lower_graph
-from edgecnn.metadata import ACCURACY_KEY
+from edgecnn.metadata import ACCURACY_KEY, QUANTIZATION_KEY
 from edgecnn.quantization import QuantizationTable
-from tests.networks import Net, frames, inputs, run, save, spec, sqnr_db
+from tests.networks import Net, calibrated, frames, inputs, run, save, spec, sqnr_db
 
 
 def network(folder: Path, seed: int = 0) -> Path:
@@ -248,6 +249,22 @@ def test_weights_that_were_trained_further_are_not_taken(tmp_path: Path) -> None
         found.table.weights
         == match_ranges(load_graph(model), dataclasses.replace(read_ranges(other), weights={})).table.weights
     )
+
+
+def test_a_table_of_other_weights_gives_ranges_alone(tmp_path: Path) -> None:
+    """Equalization, and training, leave the names and the shapes: the steps would be nonsense."""
+    model, other = (load_graph(network(tmp_path, seed=seed)) for seed in (0, 1))
+    own = QuantizationTable.from_metadata(calibrated(other.clone()).metadata_props)
+    assert own is not None
+    file = tmp_path / "table.json"
+    file.write_text(dataclasses.replace(own, rounding="second-order").to_json())
+    assert match_ranges(other, read_ranges(file)).table.rounding == "second-order"
+    found = match_ranges(model, read_ranges(file)).table
+    assert "are for other weights" in " ".join(found.notes)
+    assert (found.weights, found.rounding) == (weight_scales(model), "nearest")
+    model.metadata_props[QUANTIZATION_KEY] = own.to_json()
+    with pytest.raises(ModelFormatError, match="belongs to another model"):
+        lower_graph(model, "int8")
 
 
 @pytest.mark.parametrize(

@@ -535,5 +535,5 @@ def test_layers_that_the_table_keeps_in_float(tmp_path: Path) -> None:
     assert sqnr_db(run(content, inputs(), optimized=False), run(content, inputs())) > 35
     unknown = dataclasses.replace(table, kept_in_float={"nowhere": "a test"})
     graph.metadata_props[QUANTIZATION_KEY] = unknown.to_json()
-    with pytest.raises(ModelFormatError, match="layers that are not in the graph, such as nowhere"):
+    with pytest.raises(ModelFormatError, match="not in the graph as they were, such as nowhere"):
         lower_graph(graph, "int8")
