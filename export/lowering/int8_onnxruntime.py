@@ -135,7 +135,8 @@ def check_table(graph: ir.Graph, table: QuantizationTable) -> None:
     if missing:
         raise ModelFormatError(
             "the quantization table belongs to another model",
-            got=f"{len(missing)} tensors or layers that are not in the graph as they were, such as {missing[0]}",
+            got=f"{len(missing)} tensors or layers that are not in the graph as they were, "
+            f"such as {missing[0]}",
             remedy="Calibrate this model again",
         )
 
