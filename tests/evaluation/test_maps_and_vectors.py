@@ -94,9 +94,27 @@ def test_retrieval_of_real_digits_is_scikit_learn_s() -> None:
         reference.roc_auc_score(same[pairs], similar[pairs]), abs=1e-3
     )
     far, tar, _ = reference.roc_curve(same[pairs], similar[pairs], drop_intermediate=False)
-    assert found["tar_at_far_1pct"] == pytest.approx(tar[far <= 0.01].max(), rel=0.01)
-    assert found["tar_at_far_01pct"] == pytest.approx(tar[far <= 0.001].max(), rel=0.02)
+    assert found["tar_at_far_1pct"] == pytest.approx(tar[far <= 0.01].max(), abs=0.01)
     assert 0.1 < found["tar_at_far_1pct"] < 0.99
+
+
+def test_rates_of_acceptance_are_of_all_thresholds() -> None:
+    """Not of those alone that a plot shows: where few are accepted, each counts."""
+    random = np.random.default_rng(0)
+    identities = np.arange(900) % 60
+    vectors = random.normal(size=(60, 16))[identities] + 1.3 * random.normal(size=(900, 16))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    metric = metric_module("embedding").create(spec_of("embedding", labels=()))
+    for vector, name in zip(vectors, identities.tolist(), strict=True):
+        metric.add(str(name), Embedding(vector))
+    scores = metric.scores()
+    pairs = np.triu_indices(900, 1)
+    same = (identities[:, None] == identities[None])[pairs]
+    similar = (vectors @ vectors.T)[pairs]
+    for name, rate in (("tar_at_far_1pct", 0.01), ("tar_at_far_01pct", 0.001)):
+        threshold = np.quantile(similar[~same], 1 - rate)
+        assert scores.metrics[name] == pytest.approx((similar[same] > threshold).mean(), rel=0.02)
+    assert len(scores.curves[0].series["pairs"][0]) <= 1000
 
 
 def test_masks_counted_by_hand(tmp_path: Path) -> None:
