@@ -31,10 +31,10 @@ from edgecnn.export import export_onnx
 from edgecnn.model import Model
 from edgecnn.spec import ModelSpec, image_spec
 from edgecnn.tasks._boxes import match_boxes
-from samples.face_cascade import crops_of, find_faces, squares
+from samples.training.face_cascade import crops_of, find_faces, squares
 from samples.training.loop import finish, open_precisions, parse
 
-__all__ = ["NAMES", "Proposals", "Stage", "landmarks", "portraits", "refine"]
+__all__ = ["NAMES", "Proposals", "Stage", "landmarks", "network_parts", "portraits", "refine"]
 
 NAMES = ("faces_proposals", "faces_refine", "faces_landmarks")
 INPUT_HW = (240, 320)
@@ -108,8 +108,8 @@ class Stage(nn.Module):
             self.features.add_module(name, layer)
         state = {}
         for name, value in weights.items():
-            layer, _, kind = name.partition(".")
-            state[f"{renamed.get(layer, f'features.{layer}')}.{kind}"] = value
+            part, _, kind = name.partition(".")
+            state[f"{renamed.get(part, f'features.{part}')}.{kind}"] = value
         self.load_state_dict(state)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -144,6 +144,17 @@ def _spec(task: str, size_hw: tuple[int, int], **more: Any) -> ModelSpec:
     return ModelSpec(task=task, image=image, **more)
 
 
+def network_parts() -> dict[str, tuple[nn.Module, ModelSpec, list[str]]]:
+    """Name → network, its spec, names of its outputs; in the order in which they run."""
+    head: dict[str, Any] = {"format": "boxes_scores", "boxes_output": "boxes", "scores_output": "scores"}
+    detector = _spec("detection", INPUT_HW, labels=("face",), head=head | {"min_score": 0.6, "nms_iou": 0.7})
+    return {
+        NAMES[0]: (Proposals(), detector, ["boxes", "scores"]),
+        NAMES[1]: (refine(), _spec("raw", (24, 24)), ["offsets", "score"]),
+        NAMES[2]: (landmarks(), _spec("raw", (48, 48)), ["offsets", "score", "points"]),
+    }
+
+
 def portraits(count: int, *, seed: int) -> list[NDArray[np.uint8]]:
     """An astronaut's portrait in many framings, with LFW's small faces pasted in: (480, 640, 3) BGR."""
     portrait = np.asarray(cv2.imread(str(packaged("skimage/data/astronaut.png"))), np.uint8)
@@ -154,7 +165,7 @@ def portraits(count: int, *, seed: int) -> list[NDArray[np.uint8]]:
         scale = random.uniform(0.7, 1.5)
         matrix = cv2.getRotationMatrix2D((225, 120), random.uniform(-15, 15), scale)
         matrix[:, 2] += np.array([320, 240]) - (225, 120) + random.uniform(-80, 80, 2)
-        frame = cv2.warpAffine(portrait, matrix, (640, 480), borderMode=cv2.BORDER_REFLECT_101)
+        frame: Any = cv2.warpAffine(portrait, matrix, (640, 480), borderMode=cv2.BORDER_REFLECT_101)
         for column in range(4):
             side = int(random.integers(60, 110))
             gray = np.clip(255 * faces[int(random.integers(100))], 0, 255).astype(np.uint8)
@@ -196,22 +207,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     frames = portraits(40, seed=options.seed + 1)  # to calibrate with
     tests = portraits(min(20, options.test_frames), seed=options.seed)
-    head = {
-        "format": "boxes_scores",
-        "boxes_output": "boxes",
-        "scores_output": "scores",
-        "min_score": 0.6,
-        "nms_iou": 0.7,
-    }
-    parts: dict[str, tuple[nn.Module, ModelSpec, list[str]]] = {
-        NAMES[0]: (
-            Proposals(),
-            _spec("detection", INPUT_HW, labels=("face",), head=head),
-            ["boxes", "scores"],
-        ),
-        NAMES[1]: (refine(), _spec("raw", (24, 24)), ["offsets", "score"]),
-        NAMES[2]: (landmarks(), _spec("raw", (48, 48)), ["offsets", "score", "points"]),
-    }
+    parts = network_parts()
     with _opened(parts) as models:
         wanted = [find_faces(frame, *models) for frame in tests]
         print(f"{sum(map(len, wanted))} faces in {len(tests)} frames")

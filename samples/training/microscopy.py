@@ -56,15 +56,16 @@ def classical(
 
     stains = rgb2hed(picture_bgr[..., ::-1])
     nuclei, brown = thresholds or _thresholds(stains)
-    classes = (stains[..., 0] > nuclei).astype(np.uint8)
+    classes: NDArray[np.uint8] = (stains[..., 0] > nuclei).astype(np.uint8)
     classes[stains[..., 2] > brown] = 2
     return classes
 
 
 def _thresholds(stains: NDArray[Any]) -> tuple[float, float]:
-    from skimage.filters import threshold_otsu
+    from skimage import filters
 
-    return float(threshold_otsu(stains[..., 0])), float(threshold_otsu(stains[..., 2]))
+    otsu: Any = filters.threshold_otsu
+    return float(otsu(stains[..., 0])), float(otsu(stains[..., 2]))
 
 
 def tiles(split: str, count: int, *, seed: int = 0) -> list[Tile]:
@@ -103,7 +104,7 @@ def _changed(frame: NDArray[np.uint8], random: np.random.Generator) -> NDArray[n
     if sigma > 0.3:
         levels = cv2.GaussianBlur(levels, (0, 0), sigma)
     levels += random.standard_normal(levels.shape, np.float32) * np.float32(random.uniform(0, 6))
-    changed = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    changed: NDArray[np.uint8] = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     if random.random() < 0.5:
         _, data = cv2.imencode(".jpg", changed, [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(40, 95))])
         changed = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)

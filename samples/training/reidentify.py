@@ -15,7 +15,7 @@ python -m samples.training.reidentify
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -114,7 +114,7 @@ def view(
         x, y = int(random.integers(0, SIDE - w)), int(random.integers(0, SIDE - h))
         top, left = int(random.integers(0, other.shape[0] - h)), int(random.integers(0, other.shape[1] - w))
         seen[y : y + h, x : x + w] = other[top : top + h, left : left + w]
-    levels = np.asarray(seen, np.float32) * random.uniform(0.5, 1.3) * random.uniform(0.85, 1.15, 3)
+    levels: Any = np.asarray(seen, np.float32) * random.uniform(0.5, 1.3) * random.uniform(0.85, 1.15, 3)
     levels = 255 * (np.clip(levels, 0, 255) / 255) ** random.uniform(0.7, 1.4)
     slope = np.linspace(random.uniform(0.7, 1), random.uniform(0.7, 1), SIDE)
     levels = levels * (slope[:, None, None] if random.random() < 0.5 else slope[None, :, None])
@@ -122,7 +122,8 @@ def view(
     if sigma > 0.3:
         levels = cv2.GaussianBlur(levels, (0, 0), sigma)
     levels += random.standard_normal(levels.shape) * random.uniform(0, 8)
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return picture
 
 
 class Embedder(nn.Module):
@@ -175,7 +176,7 @@ def evaluate(model: Model, tests: Sequence[tuple[str, NDArray[np.uint8]]]) -> di
 
 def main() -> None:
     """Train, write samples/models/reidentify.onnx."""
-    options = parse(__doc__, steps=1200, test_frames=2000)
+    options = parse(__doc__, steps=1200, test_frames=1000)
     pictures = photos("train")
     torch.manual_seed(options.seed)
     network = Embedder()

@@ -147,7 +147,10 @@ class Scene:
             )
             dashed = bool(rng.random() < (0.1 if edge else 0.75))
             lines.append(Line((index - 0.5) * width, dashed, paint, rng.uniform(0.1, 0.18)))
-        pick = lambda: int(rng.integers(len(textures)))  # noqa: E731
+
+        def pick() -> int:
+            return int(rng.integers(len(textures)))
+
         boxes = []
         for _ in range(rng.poisson(1.4)):
             tall = rng.random() < 0.2
@@ -343,7 +346,10 @@ def _sky(scene: Scene, down: NDArray[np.float32]) -> NDArray[np.float32]:
         np.float32
     )
     outline = tall * (0.5 + photo[rows // 2, :, 1] / 255)
-    return np.where((-down < outline[None])[..., None], photo * 0.7, sky).astype(np.float32)
+    painted: NDArray[np.float32] = np.where((-down < outline[None])[..., None], photo * 0.7, sky).astype(
+        np.float32
+    )
+    return painted
 
 
 def _distance(box: Box, pose: Pose) -> float:
@@ -420,11 +426,14 @@ def _exposed(scene: Scene, pose: Pose, canvas: NDArray[np.float32]) -> NDArray[n
     """The light, the lens and the sensor."""
     gain, gamma, balance = scene.light
     if scene.blur_px > 0.3:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), scene.blur_px * canvas.shape[1] / 320)
+        canvas = np.asarray(
+            cv2.GaussianBlur(canvas, (0, 0), scene.blur_px * canvas.shape[1] / 320), np.float32
+        )
     levels = np.clip(canvas * (gain * np.array(balance, np.float32)) / 255, 0, 1) ** np.float32(gamma) * 255
     rng = np.random.default_rng([scene.seed, int(pose.time_s * 1000)])
     levels += scene.noise * rng.standard_normal(levels.shape, np.float32)
-    return np.clip(levels, 0, 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.clip(levels, 0, 255).astype(np.uint8)
+    return picture
 
 
 def _bgr(values: Any) -> tuple[float, float, float]:

@@ -3,13 +3,14 @@
 Proposals come from the whole frame; a second network looks at each in 24 pixels, a third in 48. Both correct
 the box, and the third says where eyes, nose and mouth are.
 
-python samples/face_cascade.py proposals.onnx refine.onnx landmarks.onnx 0 --save faces.mp4
+python samples/training/face_cascade.py proposals.onnx refine.onnx landmarks.onnx 0 --save faces.mp4
 """
 
 from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -26,15 +27,14 @@ MIN_SCORES = (0.7, 0.7)  # of the second and the third network
 def squares(boxes_xyxy: NDArray[Any]) -> NDArray[np.float64]:
     """(n, 4) boxes → squares around the same middles, as wide as the longer side."""
     boxes = boxes_xyxy.astype(np.float64)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    longest = sides.max(axis=1, keepdims=True)
-    first = boxes[:, :2] + sides / 2 - longest / 2
-    return np.concatenate([first, first + longest], axis=1)
+    half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return np.concatenate([middles - half, middles + half], axis=1)
 
 
 def crops_of(
-    frame_bgr: NDArray[np.uint8], boxes: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], list[NDArray[np.uint8]]]:
+    frame_bgr: NDArray[np.uint8], boxes: NDArray[Any]
+) -> tuple[NDArray[Any], list[NDArray[np.uint8]]]:
     """The boxes that lie on the frame, and what they show. MTCNN counts from one, the last included."""
     height, width = frame_bgr.shape[:2]
     whole = np.trunc(boxes).astype(int)
@@ -44,12 +44,10 @@ def crops_of(
     return boxes[there], [frame_bgr[y1:y2, x1:x2] for x1, y1, x2, y2 in places]
 
 
-def look_closer(
-    model: edgecnn.Model, frame_bgr: NDArray[np.uint8], boxes: NDArray[Any], min_score: float
-) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]]]:
+def look_closer(model: Any, frame: Any, boxes: NDArray[Any], min_score: float) -> tuple[Any, dict[str, Any]]:
     """The squares around boxes in which the network sees a face, and its outputs for each."""
-    around, crops = crops_of(frame_bgr, squares(boxes))
-    rows = [result.tensors for result in model.batch(crops) if isinstance(result, edgecnn.RawOutputs)]
+    around, crops = crops_of(frame, squares(boxes))
+    rows = [result.tensors for result in model.batch(crops)]
     if not rows:
         return around[:0], {}
     outputs = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -91,12 +89,11 @@ def refined(proposals: Detections, frame: NDArray[np.uint8], refine: Any, landma
     points_xys = np.concatenate([points, scores[:, None, None].repeat(5, 1)], axis=2).astype(np.float32)
     boxes = corrected(around, seen["offsets"])
     kept = distinct(boxes, scores, nested=True)
-    inside = boxes.clip(0, frame.shape[1::-1] * 2).astype(np.float32)
-    return Detections(
-        boxes_xyxy=inside[kept],
+    return replace(
+        proposals[:0],
+        boxes_xyxy=boxes.clip(0, frame.shape[1::-1] * 2).astype(np.float32)[kept],
         scores=scores[kept],
         class_ids=np.zeros(len(kept), np.int64),
-        labels=proposals.labels,
         keypoints_xys=points_xys[kept],
     )
 
@@ -124,8 +121,7 @@ def main() -> None:
         for output in pipeline:
             assert isinstance(output.result, Detections)
             faces = refined(output.result, output.frame.image, second, third)
-            places = ", ".join(f"{x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}" for x1, y1, x2, y2 in faces.boxes_xyxy)
-            print(f"frame {output.frame.index}: {len(faces)} faces {places}")
+            print(f"frame {output.frame.index}: {len(faces)} faces {faces.boxes_xyxy.round().tolist()}")
             if sink is not None:
                 picture = output.frame.image.copy()
                 first.task.draw(picture, faces)
