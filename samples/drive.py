@@ -21,6 +21,7 @@ import numpy as np
 
 import edgecnn
 from edgecnn.camera import open_sink
+from edgecnn.drawing import draw_lines
 
 RATE_HZ = 30
 ROAD, LANES = "drivable", "lanes"  # the heads' names
@@ -62,15 +63,15 @@ def lane_error(result: edgecnn.MultiResult) -> float | None:
     return float(np.median(middles)) if middles else None
 
 
-def draw(picture: Any, vehicle: Vehicle, age_ms: float) -> Any:
-    """A needle for the steering, and the speed."""
+def draw(picture: Any, result: Any, vehicle: Vehicle, age_ms: float) -> Any:
+    """The road in green and its lines in red, a needle for the steering, and the speed."""
+    for name, color in ((ROAD, (60, 160, 0)), (LANES, (0, 0, 255))):
+        mask = result[name].mask(1)
+        picture[mask] = picture[mask] // 2 + np.array(color, np.uint8) // 2
     height, width = picture.shape[:2]
     foot, top = (width // 2, height - 1), round(width / 2 + vehicle.steering * width / 4)
     cv2.line(picture, foot, (top, round(height * 0.7)), (0, 255, 255), max(2, height // 80), cv2.LINE_AA)
-    text = f"{vehicle.speed:.1f} m/s, seen {age_ms:.0f} ms ago"
-    cv2.putText(
-        picture, text, (5, height - 8), cv2.FONT_HERSHEY_SIMPLEX, height / 500, (0, 255, 255), 1, cv2.LINE_AA
-    )
+    draw_lines(picture, [f"{vehicle.speed:.1f} m/s, seen {age_ms:.0f} ms ago"])
     return picture
 
 
@@ -84,7 +85,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     newest: list[edgecnn.Output] = []
-    vehicle, used, steps, blind = Vehicle(), -1, 0, 0
+    vehicle, used, steps, blind, tick = Vehicle(), -1, 0, 0, 0.0
     with (
         ThreadPoolExecutor(1) as pool,
         edgecnn.load(arguments.model) as model,
@@ -93,7 +94,6 @@ def main() -> None:
         open_sink(arguments.save, fps=RATE_HZ, live=True) if arguments.save else nullcontext() as sink,
     ):
         running = pool.submit(pipeline.run, lambda output: newest.__setitem__(slice(None), [output]))
-        tick = time.monotonic()
         while not running.done():
             tick = max(tick + 1 / RATE_HZ, time.monotonic())
             time.sleep(max(0.0, tick - time.monotonic()))
@@ -106,11 +106,12 @@ def main() -> None:
             vehicle.brake() if error is None else vehicle.follow(error)
             blind += error is None
             if sink is not None and output.frame.index != used:
-                sink.write(output.shown_as(draw(output.annotated.copy(), vehicle, age_ms)))
+                sink.write(output.shown_as(draw(output.picture, output.result, vehicle, age_ms)))
             used = output.frame.index
             if steps % RATE_HZ == 0:
                 print(f"steering {vehicle.steering:+.2f}, {vehicle.speed:.1f} m/s, seen {age_ms:.0f} ms ago")
         stats = running.result()
+    print(f"steering {vehicle.steering:+.2f}, {vehicle.speed:.1f} m/s at the end")
     print(f"{steps} steps, {blind} of them blind; {stats.frames} results, {stats.dropped_by} dropped")
 
 
