@@ -37,13 +37,14 @@ class PanTilt:
         self.room = np.array(world.shape[1::-1]) - VIEW_WH  # in which the view can move
         self.corner = self.room / 2.0
         self.asked = self.speed = np.zeros(2)
-        self.begun, self.number, self.last = time.monotonic(), 0, round(seconds * RATE_HZ)
+        self.begun, self.number, self.last = 0.0, 0, round(seconds * RATE_HZ)
         self.errors: list[tuple[float, float, float]] = []  # seconds; pixels, and had it stood still
 
     def read(self) -> Capture | None:
         """The next frame, when it is time for it; the motors turn meanwhile."""
         if self.number == self.last:
             return None
+        self.begun = self.begun or time.monotonic()  # once all is loaded
         self.number += 1
         second = self.number / RATE_HZ
         time.sleep(max(0.0, self.begun + second - time.monotonic()))
