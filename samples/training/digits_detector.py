@@ -23,7 +23,7 @@ __all__ = ["HEIGHTS", "SIZE_HW", "TEST_HW", "Detector", "main"]
 
 SIZE_HW = (144, 192)
 TEST_HW = (288, 384)
-HEIGHTS = (0.1, 0.4)  # of a digit, as a part of the frame's
+HEIGHTS = (0.15, 0.45)  # of a digit, as a part of the frame's
 GRID_HW = (SIZE_HW[0] // STRIDE, SIZE_HW[1] // STRIDE)
 BATCH = 24
 CALIBRATION_FRAMES = 160
@@ -49,7 +49,7 @@ class Detector(nn.Module):
 
 def main() -> None:
     """Train, export, calibrate, evaluate."""
-    options = parse(__doc__, steps=1500)
+    options = parse(__doc__, steps=2400)
     torch.manual_seed(options.seed)
     network = Detector()
     scenes = Scenes("train", size_hw=SIZE_HW, seed=options.seed, heights=HEIGHTS)

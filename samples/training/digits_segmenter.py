@@ -90,7 +90,7 @@ def mask_loss(
 
 def main() -> None:
     """Train, export, calibrate, evaluate."""
-    options = parse(__doc__, steps=1200)
+    options = parse(__doc__, steps=1800)
     torch.manual_seed(options.seed)
     network = Segmenter()
     scenes = Scenes("train", size_hw=SIZE_HW, seed=options.seed, heights=HEIGHTS)

@@ -256,13 +256,17 @@ def write_coco(folder: Path, scenes: Sequence[Scene]) -> Path:
     return folder
 
 
-def write_masks(folder: Path, scenes: Sequence[Scene]) -> Path:
-    """Write frames as `images/NNNNN.png` and class maps as `masks/NNNNN.png`; returns the folder."""
+def write_masks(folder: Path, scenes: Sequence[Scene], *, binary: bool = False) -> Path:
+    """Write frames as `images/NNNNN.png` and class maps as `masks/NNNNN.png`; returns the folder.
+
+    With `binary`, 1 stands for every digit.
+    """
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for number, scene in enumerate(scenes):
         _write_png(folder / "images" / f"{number:05}.png", scene.frame)
-        _write_png(folder / "masks" / f"{number:05}.png", scene.class_map)
+        classes = np.minimum(scene.class_map, 1) if binary else scene.class_map
+        _write_png(folder / "masks" / f"{number:05}.png", classes)
     return folder
 
 
