@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecnn.backends.onnxruntime import OnnxRuntimeBackend
 from edgecnn.compare import Agreement, compare
 from edgecnn.dataset import FrameSet, image_frames, open_frames
-from edgecnn.errors import DataError
 from edgecnn.evaluation import (
     Labelled,
     LabelledByModel,
     LabelledSet,
     evaluate,
     higher_is_better,
-    open_labelled,
+    open_if_labelled,
 )
 from edgecnn.export.graph import to_bytes
 from edgecnn.export.lowering import lower_graph
@@ -95,11 +94,11 @@ def open_with_labels(
     """Frames, and their labels where `edgecnn.evaluation` finds some for the spec's task.
 
     Raises:
-        DataError, SourceError: there are no frames either.
+        DataError: labels that are damaged or not the model's, or no frames.
+        SourceError: the video or camera cannot be opened.
     """
-    try:
-        labelled = open_labelled(path, spec, limit=limit)
-    except DataError:
+    labelled = open_if_labelled(path, spec, limit=limit)
+    if labelled is None:
         return open_frames(path, limit=limit), None
     return image_frames([item.path for item in labelled.items], labelled.name), labelled
 

@@ -6,6 +6,7 @@ tensor, and what FP16 costs.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -216,8 +217,8 @@ def _layers(model: ir.Model, result: CalibrationResult, depth: Mapping[str, floa
                 int8=reason is None,
                 reason=reason,
                 rounding=rounding.get(str(weight.name)),
-                contribution=None if known is None or error <= 0 else known.contribution / error,
-                sqnr_db=float("inf") if found is None else found if output in depth else None,
+                contribution=known.contribution / error if known and 0 < error < math.inf else None,
+                sqnr_db=math.inf if found is None else found if output in depth else None,
             )
         )
     return rows

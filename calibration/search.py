@@ -192,10 +192,10 @@ def reason(layers: Sequence[LayerSensitivity], name: str) -> str:
     """Why a layer stays in float, for the table."""
     layer = next(layer for layer in layers if layer.name == name)
     error, macs = _error(layers, ()) or 1.0, sum(one.macs for one in layers) or 1
-    return (
-        f"mixed precision: {layer.contribution / error:.1%} of the error, "
-        f"{layer.macs / macs:.1%} of the multiplications"
-    )
+    part = "not finite in INT8"  # and beside it, the others' parts are nothing
+    if math.isfinite(layer.contribution):
+        part = f"{layer.contribution / error:.1%} of the error"
+    return f"mixed precision: {part}, {layer.macs / macs:.1%} of the multiplications"
 
 
 def _relative_error(trial: Trial) -> float:

@@ -19,6 +19,7 @@ All of it is done in one session, whose layers are switched (`edgecnn.export.low
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ class LayerSensitivity:
         operator: `Conv`, `ConvTranspose`, `Gemm` or `MatMul`.
         macs: multiply-accumulate operations of one inference; 0 where the shapes are not known.
         contribution: the squared error that its quantization by itself makes at the outputs, as a share of
-            their energy; of several outputs the mean.
+            their energy; of several outputs the mean. Infinite where something is not finite.
         int8: whether the layer reads INT8 in the end.
         reason: why it does not; None for INT8.
     """
@@ -67,8 +68,9 @@ class LayerSensitivity:
     reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return dataclasses.asdict(self)
+        """As a JSON object; an infinite contribution is None there."""
+        part = self.contribution if math.isfinite(self.contribution) else None
+        return {**dataclasses.asdict(self), "contribution": part}
 
 
 def measure_sensitivities(

@@ -44,7 +44,11 @@ FROM_GRAPH_UINT8 = "graph-uint8"
 """The same for 255 steps from zero: amax / 255 is the scale. TensorRT has no such grid."""
 
 TABLE_VERSION = 3
-"""2 brought steps other than the nearest, and biases; 3 layers that stay in float. All three are read."""
+"""2 brought steps other than the nearest, and biases; 3 layers that stay in float. All three are read.
+
+Fields that may be missing came without a new number, since a reader may do without them: `centred` (the grid
+is coarser then), `weights_crc32` (steps on other weights are not noticed), `notes`.
+"""
 
 _READABLE = (1, 2, 3)
 

@@ -135,17 +135,10 @@ class _Images:
 def _open(data: str, images: Path | None, spec: ModelSpec, limit: int) -> FrameSet | _Images:
     """Labelled data where these are such; else frames alone. Raises DataError for labels that are damaged."""
     from edgecnn.dataset import open_frames
-    from edgecnn.errors import UnlabelledError
-    from edgecnn.evaluation import available_metrics, open_labelled
+    from edgecnn.evaluation import open_if_labelled
 
-    path = Path(data)
-    may_have_labels = path.is_dir() or path.suffix.lower() in (".json", ".yaml", ".yml") or images is not None
-    if not may_have_labels or spec.task not in available_metrics():
-        return open_frames(data, limit=limit)
-    try:
-        return _Images(open_labelled(path, spec, images=images, limit=limit))
-    except UnlabelledError:
-        return open_frames(data, limit=limit)
+    labelled = open_if_labelled(data, spec, images=images, limit=limit)
+    return open_frames(data, limit=limit) if labelled is None else _Images(labelled)
 
 
 def _show_metrics(first: Evaluation, second: Evaluation, *, as_json: bool) -> dict[str, object]:

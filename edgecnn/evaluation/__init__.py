@@ -10,7 +10,13 @@ no path in them is followed outside its folder, and what is too large is refused
 
 from __future__ import annotations
 
-from edgecnn.evaluation.evaluator import Evaluation, LabelledByModel, evaluate, open_labelled
+from edgecnn.evaluation.evaluator import (
+    Evaluation,
+    LabelledByModel,
+    evaluate,
+    open_if_labelled,
+    open_labelled,
+)
 from edgecnn.evaluation.labelled import Labelled, LabelledFrame, LabelledSet
 from edgecnn.evaluation.scores import LOWER_IS_BETTER, Confusion, Curve, Scores, higher_is_better
 from edgecnn.evaluation.tasks import Metric, available_metrics
@@ -29,5 +35,6 @@ __all__ = [
     "available_metrics",
     "evaluate",
     "higher_is_better",
+    "open_if_labelled",
     "open_labelled",
 ]

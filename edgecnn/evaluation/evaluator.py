@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from edgecnn.camera.source import Skipped
 from edgecnn.dataset import FrameSet
-from edgecnn.errors import DataError, EdgeCNNError
+from edgecnn.errors import DataError, EdgeCNNError, UnlabelledError
 from edgecnn.evaluation.labelled import Labelled, LabelledFrame, LabelledSet, Place
 from edgecnn.evaluation.scores import Scores
-from edgecnn.evaluation.tasks import Metric, metric_module, scoring_head
+from edgecnn.evaluation.tasks import Metric, available_metrics, metric_module, scoring_head
 from edgecnn.geometry import Geometry
 from edgecnn.model import Model
 from edgecnn.progress import Progress, no_progress
@@ -25,7 +25,7 @@ from edgecnn.results import Result
 from edgecnn.spec import ModelSpec
 from edgecnn.tasks import create_task
 
-__all__ = ["Evaluation", "LabelledByModel", "evaluate", "open_labelled"]
+__all__ = ["Evaluation", "LabelledByModel", "evaluate", "open_if_labelled", "open_labelled"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,6 +75,30 @@ def open_labelled(
     if place.images is not None and not place.images.is_dir():
         raise DataError(f"no folder {place.images}", expected="a folder of images")
     return LabelledSet(place.data.name, metric_module(spec.task).labels(place)).limited(limit)
+
+
+def open_if_labelled(
+    path: str | os.PathLike[str],
+    spec: ModelSpec,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+) -> LabelledSet | None:
+    """As `open_labelled`, for what may be frames alone: None without labels, or for a task without metrics.
+
+    Raises:
+        DataError: labels that cannot be read, are damaged, or have other classes than the model.
+    """
+    place = Path(path)
+    may_have_labels = (
+        place.is_dir() or place.suffix.lower() in (".json", ".yaml", ".yml") or images is not None
+    )
+    if not may_have_labels or spec.task not in available_metrics():
+        return None
+    try:
+        return open_labelled(place, spec, images=images, limit=limit)
+    except UnlabelledError:
+        return None
 
 
 class LabelledByModel:

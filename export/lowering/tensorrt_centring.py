@@ -1,8 +1,8 @@
 """Twice as fine a grid for tensors that cannot be negative, out of nothing but zero points of 0.
 
 The symmetric grid wastes half of its steps on a tensor that a clamp keeps from going below zero.
-TensorRT takes no zero points – but where a convolution makes a tensor and only convolutions or matrix
-products read it, the zero point can be folded into constants. With x = y + c and c = amax / 2:
+TensorRT takes no zero points – but where a convolution makes a tensor and only convolutions read it, the
+zero point can be folded into constants. With x = y + c and c = amax / 2:
 
     the maker's bias becomes b − c, its clamp to [0, top] a clamp to [−c, top − c],
     and a reader's bias b + c · Σ W, with the weights W that it has in 8 bits.
@@ -69,7 +69,7 @@ def can_be_centred(
 
 def _takes_a_bias(node: ir.Node) -> bool:
     explicit = node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
-    return node.op_type == "Gemm" or (node.op_type == "Conv" and explicit)
+    return node.op_type == "Conv" and explicit
 
 
 def padding(node: ir.Node) -> tuple[int, ...]:
@@ -182,7 +182,7 @@ def _move_bias(graph: ir.Graph, node: ir.Node, offsets: Any) -> None:
         moved = bias.const_value.numpy().astype(np.float64) + offsets
     else:
         node.resize_inputs(3)
-        outputs = weight.shape[0] if weight.shape is not None else None  # of a Gemm, offsets has them all
-        moved = np.zeros(outputs if isinstance(outputs, int) and node.op_type == "Conv" else 1) + offsets
+        outputs = weight.shape[0] if weight.shape is not None else None
+        moved = np.zeros(outputs if isinstance(outputs, int) else 1) + offsets
     name = str(node.outputs[0].name)
     node.replace_input_with(2, constant(graph, f"{name}.centred_bias", moved.astype(np.float32)))

@@ -40,7 +40,8 @@ def rank_layers(
     prepare = Preprocessor(source.spec.image, batch=fixed_batch(source.graph))
     tensors = []
     for frame in frames:
-        prepare(frame)
+        for row in range(len(prepare.tensor)):  # of a fixed batch: the same frame in each, as in calibration
+            prepare(frame, row)
         tensors.append(prepare.tensor.copy())
     errors = network.errors(tensors, stage="ranking layers", progress=progress)
     return tuple(sorted(errors, key=lambda name: -errors[name]))

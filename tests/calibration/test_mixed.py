@@ -19,7 +19,7 @@ from edgecnn.calibration.search import Mix, Trial, int8_share, order, reason, se
 from edgecnn.calibration.sensitivity import LayerSensitivity
 from edgecnn.cli import main
 from edgecnn.compare import Agreement, OutputAgreement
-from edgecnn.errors import BuildError
+from edgecnn.errors import BuildError, DataError
 from edgecnn.evaluation import evaluate, open_labelled
 from edgecnn.export import build
 from edgecnn.export.graph import load_graph, to_bytes
@@ -84,6 +84,14 @@ def test_what_costs_little_and_harms_much_goes_first() -> None:
     assert order(found) == ["l1", "l2", "l3"]  # l0 alone is more than half
     assert int8_share(found, ["l1"]) == pytest.approx(420 / 520)
     assert reason(found, "l1") == "mixed precision: 45.2% of the error, 19.2% of the multiplications"
+
+
+def test_a_layer_that_overflows_in_int8_goes_first_and_is_written_as_such() -> None:
+    found = layers([0.01, math.inf, 0.02], [10, 10, 100])
+    assert order(found)[0] == "l1"
+    assert reason(found, "l1") == "mixed precision: not finite in INT8, 8.3% of the multiplications"
+    assert "0.0% of the error" in reason(found, "l2")
+    assert [layer.to_dict()["contribution"] for layer in found] == [0.01, None, 0.02]
 
 
 def test_no_more_layers_than_the_budget_needs() -> None:
@@ -278,3 +286,10 @@ def test_a_drop_of_a_metric_against_labels_and_without(model: Path, tmp_path: Pa
     assert labelled.accuracy.images == 4
     assert not any("no labels" in warning for warning in labelled.warnings)
     assert all(abs(points) <= 100 and points % 25 == 0 for points in labelled.drops["top1"])
+
+
+def test_labels_that_are_damaged_are_not_taken_for_none(model: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.json"
+    labels.write_text('{"0.png": ')
+    with pytest.raises(DataError, match="holds no labels"):
+        calibrated(model, "bad.onnx", budget=Budget(max_drop={"top1": 1.0}), evaluation_data=labels, **FAST)

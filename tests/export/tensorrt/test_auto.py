@@ -115,6 +115,23 @@ def test_the_most_sensitive_layer_comes_first(calibrated: Path) -> None:
     assert source.lower("int8", leave=["rough"]).left == ("rough",)
 
 
+def test_all_rows_of_a_fixed_batch_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net((2, 3, 8, 8))
+    y = net.conv(net.relu(net.conv("image", 3, 8)), 8, 5)
+    model = save(net.model(net.add("Flatten", y, name="y"), own_spec=spec()), tmp_path / "model.onnx")
+    np.save(tmp_path / "frames.npy", np.stack(frames()))
+    path = calibrate(model, tmp_path / "frames.npy", tmp_path / "calibrated.onnx").path
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "edgecnn.export.lowering.switched.SwitchedNetwork.errors",
+        lambda network, tensors, **_: seen.extend(tensors) or dict.fromkeys(network.layers, 0.0),
+    )
+    assert len(rank_layers(load_source(path, None), frames()[:2])) == 2
+    for tensor in seen:
+        np.testing.assert_array_equal(tensor[0], tensor[1])
+        assert tensor[0].any()
+
+
 def test_layers_go_back_to_fp16_until_it_agrees(
     calibrated: Path, data: FrameSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
