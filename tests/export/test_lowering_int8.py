@@ -403,7 +403,16 @@ def names_that_are_taken(net: Net) -> Sequence[str]:
     gain = net.constant([[[2.0]], [[3.0]], [[0.5]], [[1.0]]], "act.scale")
     shift = net.constant([[[1.0]], [[0.0]], [[0.5]], [[1.0]]], "w.q")
     x = net.add("Add", net.add("Mul", x, gain), shift)
-    return [net.pooled(net.add("Sub", x, net.constant(0.25, "w.scale")))]
+    return [net.pooled(net.add("Max", x, net.constant(0.25, "w.scale")))]
+
+
+@case({"int8": 2, "fp32": 3})
+def boxes_are_decoded_from_floats(net: Net) -> Sequence[str]:
+    x = net.add("Relu", net.add("Conv", "image", net.weights(8, 3, 3, 3)))
+    sizes = net.add("Exp", net.add("Conv", x, net.weights(4, 8, 1, 1)))
+    context = net.add("Softmax", net.add("Conv", x, net.weights(4, 8, 1, 1)), axis=1)
+    y = net.add("Conv", net.add("Relu", net.add("Conv", x, net.weights(4, 8, 1, 1))), net.weights(4, 4, 1, 1))
+    return [sizes, context, y]
 
 
 @pytest.mark.parametrize("name", CASES)
