@@ -1,28 +1,24 @@
 """What each adjustment brought: the quantized network with it and without it, on frames that were held out.
 
-On TensorRT's grid, everything is measured as it is in the end but for one thing that is taken away: the
-chosen ranges (largest magnitudes instead), the finer grid of centred tensors, the chosen steps of the
-weights (the nearest instead), the moved biases. Biases that do not help here are taken out of the table.
-Equalization was asked before all else, with frames of its own.
+On both grids, everything is measured as it is in the end but for one thing that is taken away: the chosen
+ranges (largest magnitudes instead), the finer grid of centred tensors (TensorRT's alone), the chosen steps of
+the weights (the nearest instead), the moved biases. What loses more than half a dB on a grid is taken out of
+the table, before the next one is asked; so are biases that lose more on one grid than they gain on the other.
+Equalization was asked before all else, on frames of calibration.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgecnn.backends.onnxruntime import create_session
 from edgecnn.calibration.equalization import Equalization
 from edgecnn.calibration.observation import weight_scales
-from edgecnn.export.graph import fixed_batch, to_bytes
-from edgecnn.export.lowering.tensorrt_int8 import quantize
+from edgecnn.calibration.outputs import Errors, errors_on_grids, outputs_of
+from edgecnn.dataset import FrameSet
+from edgecnn.export.graph import fixed_batch
 from edgecnn.preprocess import Preprocessor
 from edgecnn.progress import Progress, no_progress
 from edgecnn.quantization import ActivationRange, QuantizationTable
@@ -44,13 +40,15 @@ class Adjustment:
     Attributes:
         name: `equalization`, `ranges`, `centring`, `rounding` or `bias correction`.
         accepted: whether it is in the table, or in the weights.
-        gain_db: by how much the SQNR of all outputs is higher with it than without it.
+        gain_db: by how much the SQNR of all outputs is higher with it than without it, on TensorRT's grid.
+        onnxruntime_gain_db: the same as ONNX Runtime runs it.
         extent: to how much of the network it was applied, in words.
     """
 
     name: str
     accepted: bool
     gain_db: float
+    onnxruntime_gain_db: float
     extent: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,7 +62,7 @@ def measure_adjustments(
     table: QuantizationTable,
     largest: dict[str, ActivationRange],
     equalization: Equalization | None,
-    frames: Iterable[NDArray[np.uint8]],
+    frames: FrameSet,
     *,
     threads: int | None = None,
     progress: Progress = no_progress,
@@ -77,18 +75,18 @@ def measure_adjustments(
         table: what calibration found.
         largest: the ranges of the largest magnitudes.
         equalization: what was tried of it.
-        frames: held out, (H, W, 3) uint8 BGR; at most 32 are used.
+        frames: held out; at most 32, evenly spaced, are used.
         threads: CPU threads; ONNX Runtime's own choice where None.
         progress: called as variants are done.
     """
     inputs = []
     preprocess = Preprocessor(image, batch=fixed_batch(model))
-    for frame in itertools.islice(frames, _FRAMES):
+    for frame in frames.spaced(_FRAMES):
         for row in range(len(preprocess.tensor)):
             preprocess(frame, row)
         inputs.append(preprocess.tensor.copy())
     plain = {name: entry for name, entry in largest.items() if name in table.activations}
-    reference = _outputs(to_bytes(model), inputs, threads)
+    reference = outputs_of(model, inputs, threads=threads)
 
     def ranges() -> dict[str, Any]:
         unclipped = {
@@ -111,19 +109,18 @@ def measure_adjustments(
         ("bias correction", len(table.biases), "layers", lambda: {"biases": {}}),
     ]
 
-    def noise(changes: dict[str, Any]) -> float:
-        quantized = model.clone()
-        quantize(quantized.graph, dataclasses.replace(table, **changes), set(quantized.graph))
-        found = _outputs(to_bytes(quantized), inputs, threads)
-        return float(np.square(found - reference).sum())
+    def errors(changes: dict[str, Any]) -> Errors:
+        tried = dataclasses.replace(table, **changes)
+        return errors_on_grids(model, tried, inputs, reference, threads=threads)
 
-    with_all, found = noise({}), []
+    with_all, found = errors({}), []
     if equalization is not None:
         found.append(
             Adjustment(
                 name="equalization",
                 accepted=equalization.accepted,
                 gain_db=round(equalization.gain_db, 2),
+                onnxruntime_gain_db=round(equalization.onnxruntime_gain_db, 2),
                 extent=f"{equalization.pairs} pairs of convolutions",
             )
         )
@@ -132,22 +129,18 @@ def measure_adjustments(
         if not count:
             continue
         changes = without_it()
-        without = noise(changes)
-        gain = 10 * math.log10(without / with_all) if with_all > 0 and without > 0 else 0.0
-        accepted = gain >= (0.0 if name == "bias correction" else -_TOLERABLE_DB)
+        without = errors(changes)
+        gains = with_all.gains_db(without)
+        accepted = min(gains) >= -_TOLERABLE_DB and (name != "bias correction" or sum(gains) >= 0)
         found.append(
-            Adjustment(name=name, accepted=accepted, gain_db=round(gain, 2), extent=f"{count} {unit}")
+            Adjustment(
+                name=name,
+                accepted=accepted,
+                gain_db=round(gains[0], 2),
+                onnxruntime_gain_db=round(gains[1], 2),
+                extent=f"{count} {unit}",
+            )
         )
         if not accepted:
             table, with_all = dataclasses.replace(table, **changes), without
     return table, tuple(found)
-
-
-def _outputs(
-    content: bytes, inputs: Iterable[NDArray[np.float32]], threads: int | None
-) -> NDArray[np.float64]:
-    """All outputs side by side, (frames, numbers)."""
-    session = create_session(content, threads=threads, optimized=False)
-    name = session.get_inputs()[0].name
-    rows = [[np.asarray(one, np.float64).ravel() for one in session.run(None, {name: x})] for x in inputs]
-    return np.stack([np.concatenate(row) for row in rows])

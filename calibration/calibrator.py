@@ -14,7 +14,8 @@ asked for by name, it is kept where it is better, on ONNX Runtime's grid or on t
 gets: see `Measured.worse_than`.
 
 With a budget, one half of the held-out frames, of other sources than the other half, decides which layers
-stay in float, and the report is of the other half: it had no part in the choice.
+stay in float, and the report is of the other half: it had no part in the choice. Without one, the frames that
+report have also decided which adjustments of `auto` were kept, and whether the plain way was.
 """
 
 from __future__ import annotations
@@ -87,6 +88,9 @@ def calibrate(
 ) -> CalibrationResult:
     """Calibrate an exported model for INT8 and measure what INT8 costs.
 
+    With `auto` and without a budget, the held-out frames that accuracy is measured on also decide which
+    adjustments are kept (at most four) and whether the plain way is: see `chosen_on_same_frames`.
+
     Args:
         model: a float32 ONNX file.
         data: a folder of images, an image pattern, a video, a camera, or a `.npy` of uint8 (N, H, W, 3) RGB.
@@ -138,7 +142,7 @@ def calibrate(
     _check_quantizable(graph, name=str(model))
     imported = None if ranges is None else match_ranges(graph, read_ranges(ranges))
     labelled = None
-    if budget and budget.max_drop:
+    if budget and budget.max_drop and evaluation_data is None:
         frames, labelled = open_with_labels(data, spec, limit=limit)
     else:
         frames = open_frames(data, limit=limit)
@@ -205,10 +209,22 @@ def calibrate(
         if rounding == "nearest" or plain_is_kept:
             return table, ()
         adaptive = rounding == "adaround"
-        return round_network(
-            graph, table, kept.tensors, adaptive=adaptive, threads=threads, progress=progress
+        return without_rejected(
+            *round_network(graph, table, kept.tensors, adaptive=adaptive, threads=threads, progress=progress)
         )
 
+    def without_rejected(
+        table: QuantizationTable, layers: tuple[LayerRounding, ...]
+    ) -> tuple[QuantizationTable, tuple[LayerRounding, ...]]:
+        """What adjustments took out once stays out, whatever is rounded anew."""
+        if "rounding" in rejected:
+            table, layers = dataclasses.replace(table, weights=unrounded.weights, rounding="nearest"), ()
+        if "bias correction" in rejected:
+            table = dataclasses.replace(table, biases={})
+            layers = tuple(dataclasses.replace(layer, bias_factor=0.0) for layer in layers)
+        return table, layers
+
+    rejected: set[str] = set()
     plain_is_kept = False
     table, layers = rounded(unrounded.kept_in_float)
     adjustments: tuple[Adjustment, ...] = ()
@@ -223,7 +239,9 @@ def calibrate(
             threads=threads,
             progress=progress,
         )
+        rejected = {one.name for one in adjustments if not one.accepted}
         unrounded = dataclasses.replace(unrounded, activations=table.activations)
+        table, layers = without_rejected(table, layers)
     warnings = [*_narrow(count, spread), *(() if imported is None else imported.warnings)]
     measured = measuring(table, "comparing")
     plain = None
@@ -248,7 +266,7 @@ def calibrate(
             graph,
             unrounded,
             kept.tensors,
-            second_order=rounding != "nearest" and not plain_is_kept,
+            second_order=not (rounding == "nearest" or plain_is_kept or "rounding" in rejected),
             threads=threads,
             progress=progress,
         )
@@ -294,6 +312,7 @@ def calibrate(
         sensitivity=mixed.sensitivity if mixed else (),
         tradeoff=mixed.tradeoff if mixed else (),
         budget_met=not mixed.misses if mixed and budget else None,
+        chosen_on_same_frames=method == "auto" and imported is None and not budget,
         drops={name: (measured.drops[0][name], measured.drops[1][name]) for name in measured.drops[0]},
     )
     if report is not None:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.backends.onnxruntime import create_session
-from edgecnn.export.graph import to_bytes
+from edgecnn.calibration.outputs import outputs_of
 from edgecnn.export.lowering.tensorrt_centring import padding
 from edgecnn.export.lowering.tensorrt_int8 import quantize_activations
 from edgecnn.export.lowering.tensorrt_placement import make_plan
@@ -58,12 +57,12 @@ def centre(
     if not tried:
         return _centred(table, chosen)
     frames = [inputs[index] for index in sorted({i * len(inputs) // _FRAMES for i in range(_FRAMES)})]
-    reference = _outputs(model, frames, threads)
+    reference = outputs_of(model, frames, threads=threads)
 
     def noise(only: str | None) -> float:
         quantized = model.clone()
         quantize_activations(quantized.graph, table, only=only)
-        found = _outputs(quantized, frames, threads)
+        found = outputs_of(quantized, frames, threads=threads)
         return float(np.square(found - reference).sum())
 
     total = noise(None)
@@ -79,18 +78,3 @@ def _centred(table: QuantizationTable, names: Collection[str]) -> QuantizationTa
         name: dataclasses.replace(entry, centred=name in names) for name, entry in table.activations.items()
     }
     return dataclasses.replace(table, activations=entries)
-
-
-def _outputs(
-    model: ir.Model, frames: Sequence[NDArray[np.float32]], threads: int | None
-) -> NDArray[np.float64]:
-    """All outputs side by side, (frames, numbers)."""
-    session = create_session(to_bytes(model), threads=threads, optimized=False)
-    name = session.get_inputs()[0].name
-    rows = [
-        np.concatenate(
-            [np.asarray(values, np.float64).ravel() for values in session.run(None, {name: frame})]
-        )
-        for frame in frames
-    ]
-    return np.stack(rows)

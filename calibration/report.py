@@ -95,6 +95,7 @@ class Report:
         depth: tensor → its SQNR in dB on the symmetric grid, None where identical; in the network's order.
         depth_frames: how many frames that was measured on.
         budget_met: on the frames that chose the layers in float; None without a budget.
+        chosen_on_same_frames: as in `CalibrationResult`.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Report:
     tradeoff: Sequence[TradeoffPoint]
     half: Half
     budget_met: bool | None = None
+    chosen_on_same_frames: bool = False
 
     @property
     def int8_share(self) -> float:
@@ -181,6 +183,7 @@ def write_report(
             depth_frames=seen,
             tradeoff=result.tradeoff,
             budget_met=result.budget_met,
+            chosen_on_same_frames=result.chosen_on_same_frames,
             half=_half(model, frames.spaced(_HALF_FRAMES), threads, progress),
         )
     )

@@ -67,13 +67,16 @@ def _facts(report: Report) -> str:
     frames = _count(found.frames, "frame")
     if found.diversity is not None:
         frames += f", like {found.diversity:.1f} different ones"
+    measured = _count(report.accuracy.images, "held-out frame")
+    if report.chosen_on_same_frames:
+        measured += ", which also decided what of the adjustments was kept"
     facts = [
         ("Task", report.task),
         ("Input", report.input),
         ("Ranges", f"{found.method}, {_count(len(found.activations), 'tensor')}"),
         ("Weights", f"{found.rounding} steps, {_count(len(found.weights), 'layer')}"),
         ("Calibrated on", frames),
-        ("Measured on", _count(report.accuracy.images, "held-out frame")),
+        ("Measured on", measured),
     ]
     if report.budget_met is not None:
         facts.append(("Budget", "met" if report.budget_met else "not met"))

@@ -36,6 +36,8 @@ class CalibrationResult:
             neither a budget was given nor a report asked for.
         tradeoff: the sets of layers in float that were considered, from none on; empty as above.
         budget_met: on the frames that chose; None where no budget was given.
+        chosen_on_same_frames: whether the frames that `accuracy` is of also decided which adjustments were
+            kept, and whether the plain way was: with `auto` and without a budget.
         drops: metric of the budget → by how many points it is worse than FP32's, as ONNX Runtime runs it
             and on TensorRT's grid.
     """
@@ -52,6 +54,7 @@ class CalibrationResult:
     sensitivity: tuple[LayerSensitivity, ...] = ()
     tradeoff: tuple[TradeoffPoint, ...] = ()
     budget_met: bool | None = None
+    chosen_on_same_frames: bool = False
     drops: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property

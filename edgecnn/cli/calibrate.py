@@ -254,6 +254,7 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
             "kept_in_float": dict(table.kept_in_float),
             "int8_share": result.int8_share,
             "budget_met": result.budget_met,
+            "chosen_on_same_frames": result.chosen_on_same_frames,
             "drops": {metric: list(drops) for metric, drops in result.drops.items()},
             "sensitivity": [layer.to_dict() for layer in result.sensitivity],
             "tradeoff": [point.to_dict() for point in result.tradeoff],

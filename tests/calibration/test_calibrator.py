@@ -15,8 +15,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgecnn.calibration import calibrate
+from edgecnn.calibration import Budget, calibrate
+from edgecnn.calibration.adjustments import measure_adjustments
 from edgecnn.calibration.observation import observe_activations, weight_scales
+from edgecnn.calibration.outputs import Errors
+from edgecnn.dataset import FrameSet
 from edgecnn.errors import (
     BuildError,
     DataError,
@@ -29,7 +32,7 @@ from edgecnn.errors import (
 from edgecnn.export.graph import load_graph, to_bytes
 from edgecnn.export.lowering import lower_graph
 from edgecnn.metadata import ACCURACY_KEY, BUILD_KEY, EXPORT_KEY, QUANTIZATION_KEY, SPEC_KEY
-from edgecnn.quantization import LEVELS, QuantizationTable
+from edgecnn.quantization import LEVELS, QuantizationTable, WeightScales
 from tests.broken import convnet
 from tests.networks import SIDE, Net, frames, graph_of, inputs, run, save, spec
 
@@ -252,6 +255,59 @@ def test_an_adjustment_that_does_not_help_is_taken_out(
     assert not found["bias correction"].accepted
     assert found["bias correction"].gain_db < -10
     assert not result.table.biases
+
+
+def zero_steps(graph: Any, table: QuantizationTable, *_: Any, **__: Any) -> Any:
+    """Another: every weight becomes 0."""
+    constants = {name: value.const_value.numpy() for name, value in graph.graph.initializers.items()}
+    weights = {
+        name: WeightScales.with_steps(
+            entry.axis, entry.scales, constants[name], np.zeros(constants[name].shape, np.int8)
+        )
+        for name, entry in table.weights.items()
+    }
+    return dataclasses.replace(table, weights=weights, rounding="second-order"), ()
+
+
+@pytest.mark.parametrize(("recipe", "name"), [(spoil, "bias correction"), (zero_steps, "rounding")])
+def test_what_was_taken_out_stays_out_in_mixed_precision(
+    recipe: Any, name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgecnn.calibration.calibrator.round_network", recipe)
+    result = calibrate(network(tmp_path), data, tmp_path / "out.onnx", budget=Budget(min_sqnr_db=90))
+    assert [one.name for one in result.adjustments if not one.accepted] == [name]
+    assert result.table.kept_in_float  # rounded anew, then
+    assert not result.table.biases
+    assert all(entry.moves is None for entry in result.table.weights.values())
+    assert result.table.rounding == "nearest"
+
+
+def test_adjustments_are_judged_on_both_grids_by_frames_from_everywhere(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = load_graph(network(tmp_path))
+    table = calibrate(network(tmp_path), data, tmp_path / "out.onnx", method="minmax").table
+    table, _ = spoil(graph, table)
+    read: list[int] = []
+
+    def images(positions: Any) -> Any:
+        read.extend(positions)
+        yield from frames(len(positions))
+
+    def errors(_: Any, tried: QuantizationTable, *__: Any, **___: Any) -> Errors:
+        """Biases help a little on TensorRT's grid, and harm more on the other."""
+        return Errors(0.9, 1.2) if tried.biases else Errors(1.0, 1.0)
+
+    monkeypatch.setattr("edgecnn.calibration.adjustments.errors_on_grids", errors)
+    found, adjustments = measure_adjustments(
+        graph, spec().image, table, {}, None, FrameSet("frames", range(96), images)
+    )
+    assert read == list(range(0, 96, 3))
+    last = adjustments[-1]
+    assert (last.name, last.accepted, last.gain_db, last.onnxruntime_gain_db) == (
+        "bias correction", False, 0.46, -0.79
+    )  # fmt: skip
+    assert not found.biases
 
 
 def test_the_plain_way_is_kept_where_it_is_better(

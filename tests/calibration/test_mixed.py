@@ -196,6 +196,7 @@ def test_the_bad_layer_stays_in_float_everywhere(model: Path) -> None:
     assert result.budget_met
     assert list(result.table.kept_in_float) == ["bad"]
     assert result.accuracy.images == result.symmetric.images == 6  # the other half of twelve chose
+    assert not result.chosen_on_same_frames
     assert min(result.accuracy.worst_sqnr_db, result.symmetric.worst_sqnr_db) > 25
     bad = next(layer for layer in result.sensitivity if layer.name == "bad")
     assert not bad.int8

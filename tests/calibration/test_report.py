@@ -81,6 +81,7 @@ def test_the_page_holds_everything_and_nothing_from_outside(model: Path) -> None
     # Names stand there as they are, as text.
     joined = "\n".join(page.texts)
     assert "c&<d>.onnx" in joined
+    assert "4 held-out frames, which also decided what of the adjustments was kept" in joined
     assert HOSTILE in joined
     assert QUOTES in joined
     assert "Conv 3 × 3, depthwise, 8 → 8" in joined
