@@ -1,7 +1,7 @@
 """Exports MTCNN's networks with their real weights: proposals with the pyramid inside, refinement, landmarks.
 
 The weights are those of `facenet-pytorch` (MIT, Copyright (c) 2019 Timothy Esler), of MTCNN (K. Zhang et al.
-2016); nothing is trained here. `pip install --no-deps facenet-pytorch` brings them.
+2016); nothing is trained here. `pip install --no-deps facenet-pytorch==2.6.0` brings them.
 
 - `faces_proposals`: P-Net. The picture's smaller copies are made in the graph, so one run finds
   faces of all sizes, from 12 pixels of its input on: a detector like any other.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,10 @@ from edgecnn.export import export_onnx
 from edgecnn.model import Model
 from edgecnn.spec import ModelSpec, image_spec
 from edgecnn.tasks._boxes import match_boxes
-from samples.training.face_cascade import crops_of, find_faces, squares
+from samples.face_cascade import crops_of, refined, squares
 from samples.training.loop import finish, open_precisions, parse
 
-__all__ = ["NAMES", "Proposals", "Stage", "landmarks", "network_parts", "portraits", "refine"]
+__all__ = ["NAMES", "Proposals", "Stage", "find_faces", "landmarks", "network_parts", "portraits", "refine"]
 
 NAMES = ("faces_proposals", "faces_refine", "faces_landmarks")
 INPUT_HW = (240, 320)
@@ -46,6 +46,8 @@ _WEIGHTS = "weights of facenet-pytorch (MIT)"
 class Proposals(nn.Module):
     """P-Net on a picture and its smaller copies: (1, 3, h, w) → boxes (1, A, 4) in input pixels, scores."""
 
+    anchors: Tensor
+
     def __init__(self, size_hw: tuple[int, int] = INPUT_HW) -> None:
         super().__init__()
         self.conv1, self.prelu1 = nn.Conv2d(3, 10, 3), nn.PReLU(10)
@@ -54,29 +56,31 @@ class Proposals(nn.Module):
         self.conv3, self.prelu3 = nn.Conv2d(16, 32, 3), nn.PReLU(32)
         self.conv4_1, self.conv4_2 = nn.Conv2d(32, 2, 1), nn.Conv2d(32, 4, 1)
         self.load_state_dict(_packaged("pnet"))
-        self.scales = []
-        scale = 1.0
+        self.scales, scale = [], 1.0
         while min(size_hw) * scale >= _CELL:
             self.scales.append(scale)
             scale *= _SHRINK
-        self.sizes = [tuple(min(side, int(side * scale + 1)) for side in size_hw) for scale in self.scales]
+        self.sizes = [[min(side, int(side * scale + 1)) for side in size_hw] for scale in self.scales]
+        anchors = []
+        for (height, width), scale in zip(self.sizes, self.scales, strict=True):
+            rows, columns = (-(-(side - 2) // 2) - 4 for side in (height, width))
+            y, x = np.mgrid[:rows, :columns].reshape(2, -1) * _STRIDE + 1.0  # MTCNN counts from one
+            anchors.append(np.stack([x, y, x + (_CELL - 1), y + (_CELL - 1)]) / scale)
+        self.register_buffer("anchors", torch.from_numpy(np.concatenate(anchors, 1)[None].astype(np.float32)))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """All copies' boxes one after the other."""
-        boxes, scores = [], []
-        for scale, size in zip(self.scales, self.sizes, strict=True):
-            if size != self.sizes[0]:
-                image = interpolate(image, size, mode="bilinear")
-            x = self.prelu3(self.conv3(self.prelu2(self.conv2(self.pool1(self.prelu1(self.conv1(image)))))))
+        """All copies' boxes one after the other. Each copy is made of the one before the last: half as wide,
+        which bilinear interpolation does as the mean of four pixels."""
+        copies, boxes, scores = [image], [], []
+        for size, scale in zip(self.sizes, self.scales, strict=True):
+            if scale < 1:
+                copies.append(interpolate(copies[-2:][0], size, mode="bilinear"))
+            x = self.prelu1(self.conv1(copies[-1]))
+            x = self.prelu3(self.conv3(self.prelu2(self.conv2(self.pool1(x)))))
             offsets = self.conv4_2(x)
-            rows, columns = offsets.shape[2:]
-            first = [_STRIDE * torch.arange(count) + 1.0 for count in (columns, rows)]  # counted from one
-            x1, y1 = first[0][None, None].expand(1, rows, -1), first[1][None, :, None].expand(1, -1, columns)
-            anchors = torch.stack([x1, y1, x1 + (_CELL - 1), y1 + (_CELL - 1)], 1)
-            found = (anchors + offsets * (_CELL - 1)) / scale
-            boxes.append(found.flatten(2))
+            boxes.append((offsets * ((_CELL - 1) / scale)).flatten(2))
             scores.append(softmax(self.conv4_1(x), 1)[:, 1:].flatten(2))
-        return torch.cat(boxes, 2).transpose(1, 2), torch.cat(scores, 2).transpose(1, 2)
+        return (torch.cat(boxes, 2) + self.anchors).transpose(1, 2), torch.cat(scores, 2).transpose(1, 2)
 
 
 class Stage(nn.Module):
@@ -144,15 +148,18 @@ def _spec(task: str, size_hw: tuple[int, int], **more: Any) -> ModelSpec:
     return ModelSpec(task=task, image=image, **more)
 
 
-def network_parts() -> dict[str, tuple[nn.Module, ModelSpec, list[str]]]:
+def network_parts(
+    names: Sequence[str] = NAMES,
+) -> dict[str, tuple[nn.Module, ModelSpec, list[str]]]:
     """Name → network, its spec, names of its outputs; in the order in which they run."""
     head: dict[str, Any] = {"format": "boxes_scores", "boxes_output": "boxes", "scores_output": "scores"}
     detector = _spec("detection", INPUT_HW, labels=("face",), head=head | {"min_score": 0.6, "nms_iou": 0.7})
-    return {
-        NAMES[0]: (Proposals(), detector, ["boxes", "scores"]),
-        NAMES[1]: (refine(), _spec("raw", (24, 24)), ["offsets", "score"]),
-        NAMES[2]: (landmarks(), _spec("raw", (48, 48)), ["offsets", "score", "points"]),
+    parts: dict[str, tuple[Callable[[], nn.Module], ModelSpec, list[str]]] = {
+        NAMES[0]: (Proposals, detector, ["boxes", "scores"]),
+        NAMES[1]: (refine, _spec("raw", (24, 24)), ["offsets", "score"]),
+        NAMES[2]: (landmarks, _spec("raw", (48, 48)), ["offsets", "score", "points"]),
     }
+    return {name: (parts[name][0](), *parts[name][1:]) for name in names}
 
 
 def portraits(count: int, *, seed: int) -> list[NDArray[np.uint8]]:
@@ -177,6 +184,11 @@ def portraits(count: int, *, seed: int) -> list[NDArray[np.uint8]]:
         gained = frame * random.uniform(0.6, 1.2) + random.standard_normal(frame.shape) * random.uniform(0, 6)
         found.append(np.clip(gained, 0, 255).astype(np.uint8))
     return found
+
+
+def find_faces(frame: NDArray[np.uint8], proposals: Model, *closer: Model) -> Detections:
+    """All three networks on one frame (H, W, 3) BGR."""
+    return refined(proposals(frame), frame, *closer)
 
 
 def agreement(found: Sequence[Detections], wanted: Sequence[Detections]) -> dict[str, float]:
