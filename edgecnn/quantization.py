@@ -236,7 +236,7 @@ class QuantizationTable:
 
 def crc32(weights: NDArray[Any]) -> int:
     """Of weights as float32, for `WeightScales.weights_crc32`."""
-    return zlib.crc32(np.ascontiguousarray(weights, np.float32))
+    return zlib.crc32(np.ascontiguousarray(weights, np.float32).data)
 
 
 def _along(scales: tuple[float, ...], axis: int, rank: int) -> NDArray[np.float64]:

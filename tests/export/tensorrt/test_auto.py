@@ -122,10 +122,12 @@ def test_all_rows_of_a_fixed_batch_rank(tmp_path: Path, monkeypatch: pytest.Monk
     np.save(tmp_path / "frames.npy", np.stack(frames()))
     path = calibrate(model, tmp_path / "frames.npy", tmp_path / "calibrated.onnx").path
     seen: list[Any] = []
-    monkeypatch.setattr(
-        "edgecnn.export.lowering.switched.SwitchedNetwork.errors",
-        lambda network, tensors, **_: seen.extend(tensors) or dict.fromkeys(network.layers, 0.0),
-    )
+
+    def errors(network: Any, tensors: list[Any], **_: Any) -> dict[str, float]:
+        seen.extend(tensors)
+        return dict.fromkeys(network.layers, 0.0)
+
+    monkeypatch.setattr("edgecnn.export.lowering.switched.SwitchedNetwork.errors", errors)
     assert len(rank_layers(load_source(path, None), frames()[:2])) == 2
     for tensor in seen:
         np.testing.assert_array_equal(tensor[0], tensor[1])
