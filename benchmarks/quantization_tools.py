@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def quantize_with(tool: Tool | Mapping[str, Any], python: str, arguments: list[object]) -> dict[str, Any]:
+def quantize_with(tool: Tool | Mapping[str, Any], python: str, arguments: Sequence[object]) -> dict[str, Any]:
     """Run a peer, or one of our recipes. Returns what it took, or `error`, in a few words."""
     if isinstance(tool, Tool):
         code, extra = tool.code, []
