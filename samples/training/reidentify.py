@@ -176,7 +176,7 @@ def evaluate(model: Model, tests: Sequence[tuple[str, NDArray[np.uint8]]]) -> di
 
 def main() -> None:
     """Train, write samples/models/reidentify.onnx."""
-    options = parse(__doc__, steps=1200, test_frames=1000)
+    options = parse(__doc__, steps=1200, test_frames=2000)
     pictures = photos("train")
     torch.manual_seed(options.seed)
     network = Embedder()
