@@ -6,6 +6,7 @@ python samples/classify_camera.py model.int8.onnx 0 --save classified.mp4
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 
 import edgecnn
 
@@ -36,4 +37,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        main()

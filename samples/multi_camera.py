@@ -8,6 +8,7 @@ python samples/multi_camera.py model.int8.onnx 0 rtsp://camera/stream test://?fp
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from time import monotonic
 
 import edgecnn
@@ -51,4 +52,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        main()

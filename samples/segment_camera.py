@@ -8,7 +8,7 @@ python samples/segment_camera.py segmenter.onnx 0 --save portrait.mp4
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import cv2
@@ -16,6 +16,7 @@ import numpy as np
 
 import edgecnn
 from edgecnn.camera import open_sink
+from edgecnn.results import UNSEEN
 
 
 def areas(result: edgecnn.Result) -> tuple[dict[str, float], Any]:
@@ -23,7 +24,7 @@ def areas(result: edgecnn.Result) -> tuple[dict[str, float], Any]:
     if isinstance(result, edgecnn.Segmentation):
         found = result.to_dict()
         shares = dict(zip(found["labels"], found["shares"], strict=True))
-        return shares, (result.class_map > 0) & (result.class_map != 255)
+        return shares, (result.class_map > 0) & (result.class_map != UNSEEN[result.class_map.dtype])
     assert isinstance(result, edgecnn.Detections)
     assert result.masks is not None
     masks = result.masks.dense()  # (N, H, W) bool, made when it is asked for
@@ -70,4 +71,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        main()

@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import edgecnn
 from edgecnn.camera import open_sink
@@ -103,4 +104,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        main()

@@ -9,6 +9,7 @@ python samples/web_view.py model.onnx 0 --at http://:8080
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from time import monotonic
 
 import edgecnn
@@ -45,4 +46,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        main()

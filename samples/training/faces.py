@@ -170,7 +170,7 @@ def portraits(count: int, *, seed: int) -> list[NDArray[np.uint8]]:
     for number in range(count):
         random = np.random.default_rng([seed, number])
         scale = random.uniform(0.7, 1.5)
-        matrix = cv2.getRotationMatrix2D((225, 120), random.uniform(-15, 15), scale)
+        matrix: Any = cv2.getRotationMatrix2D((225, 120), random.uniform(-15, 15), scale)
         matrix[:, 2] += np.array([320, 240]) - (225, 120) + random.uniform(-80, 80, 2)
         frame: Any = cv2.warpAffine(portrait, matrix, (640, 480), borderMode=cv2.BORDER_REFLECT_101)
         for column in range(4):

@@ -330,9 +330,10 @@ def _ground(scene: Scene, side: Any, along: Any, z: Any, road: Any) -> NDArray[n
     asphalt = scene.asphalt[1] * (1 + 0.45 * fine + 0.25 * coarse) + tracks
     verge = 1 + 1.1 * (_grain(scene, scene.verge[0], side, along, 14) - 0.5) * (0.4 + 0.6 * fade)
     verge += 0.5 * (_grain(scene, scene.verge[0], side, along, 2.5) - 0.5)
-    canvas = verge[..., None] * np.array(scene.verge[1], np.float32)
+    canvas: Any = verge[..., None] * np.array(scene.verge[1], np.float32)
     canvas += road[..., None] * (asphalt[..., None] * np.array([1.03, 1.0, 0.98], np.float32) - canvas)
-    return canvas.astype(np.float32)
+    ground: NDArray[np.float32] = canvas.astype(np.float32)
+    return ground
 
 
 def _sky(scene: Scene, down: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -402,9 +403,8 @@ def _draw_box(
             (0.02, 0.86, 0.2, 1.0, (20, 20, 20)), (0.8, 0.86, 0.98, 1.0, (20, 20, 20)),
         ):  # fmt: skip
             corners = np.array([(left + w * x1, top + h * y1), (left + w * x2, top + h * y2)]) * 16
-            cv2.rectangle(
-                canvas, *(tuple(point) for point in corners.astype(int).tolist()), bgr, -1, cv2.LINE_AA, 4
-            )
+            first, last = corners.astype(int).tolist()
+            cv2.rectangle(canvas, first, last, bgr, -1, cv2.LINE_AA, 4)
 
 
 def _paste(canvas: NDArray[np.float32], photo: NDArray[np.uint8], *edges: float) -> None:

@@ -64,3 +64,28 @@ def test_reidentify(run: Run) -> None:
     assert said[0].startswith("cat-3.jpg: cat ")
     assert said[1].startswith("cup-3.jpg: cup ")
     assert said[2].startswith("rocket-3.jpg: nobody that is known ")
+
+
+def test_detect_camera(run: Run) -> None:
+    said = run("detect_camera")
+    assert "75 frames, 0 dropped" in said
+    visits = re.findall(r"^#\d+ (\d): .* in view, (\d+) frames", said, re.MULTILINE)
+    for digit in "358":  # each has one id nearly all the time; for a moment, one is two digits at once
+        assert max(int(frames) for name, frames in visits if name == digit) > 50, said
+    assert len(visits) <= 5, said
+    assert len(decode_video(Path("followed.mp4"))) == 75
+
+
+def test_segment_camera(run: Run) -> None:
+    said = run("segment_camera")
+    told = re.findall(r"\b(\d) ([\d.]+)%", said)
+    assert {digit for digit, _ in told} >= {"3", "5", "8"}
+    assert all(0.5 < float(share) < 6 for digit, share in told if digit in "358")
+    assert len(decode_video(Path("focus.mp4"))) == 75
+
+
+def test_robot_follow(run: Run) -> None:
+    said = run("robot_follow", "--seconds", "3")
+    following, still = (int(number) for number in re.findall(r"(\d+) pixels from the middle, (\d+)", said)[0])
+    assert following <= still  # by how much depends on how busy the machine is
+    assert cv2.imread("error.png") is not None

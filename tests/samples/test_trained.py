@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -81,7 +81,7 @@ def test_a_script_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_a_shipped_network_has_learned_and_int8_keeps_it(name: str) -> None:
-    make, evaluate, metric, least = LEVELS[name]
+    make, evaluate, metric, least = cast("tuple[Any, Any, str, float]", LEVELS[name])
     path = MODELS / f"{name}.onnx"
     assert path.stat().st_size < 1e6
     tests: Any = make()
