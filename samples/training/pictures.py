@@ -31,7 +31,7 @@ SHOWN_LINES = 12
 # sample → the file among its outputs that is shown, and which part of a video; None: the terminal
 SHOWN: dict[str, tuple[str, float] | None] = {
     "classify_camera": ("classified.mp4", 0.9),
-    "detect_camera": ("followed.mp4", 0.8),
+    "detect_camera": ("followed.mp4", 0.65),
     "segment_camera": ("focus.mp4", 0.5),
     "medical_slide": ("overlay.png", 0),
     "drive": ("steered.mp4", 0.8),

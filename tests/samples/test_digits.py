@@ -38,7 +38,9 @@ def test_a_scene_is_the_same_each_time_and_its_truth_fits_together() -> None:
     assert not np.array_equal(scenes[0].frame, Scenes("train", size_hw=TEST_HW)[0].frame)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [NAMES[2], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[:2])]
+)
 def test_each_script_goes_from_training_to_the_table(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
