@@ -36,7 +36,8 @@ class Service:
         self.folder = folder
         self._said = (folder / "stderr").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "edgecnn", "run", *map(str, arguments)],
+            # whoever runs the tests under nohup has SIGHUP ignored, which is inherited
+            ["env", "--default-signal=HUP", sys.executable, "-m", "edgecnn", "run", *map(str, arguments)],
             cwd=folder, env={**ENVIRONMENT, **environment}, start_new_session=True,
             stdout=subprocess.PIPE, stderr=self._said, text=True,
         )  # fmt: skip
