@@ -32,8 +32,8 @@ from edgecnn.calibration.ranges import SMALLEST_AMAX
 from edgecnn.calibration.rounding import error, round_weights, shrink
 from edgecnn.calibration.stream import Stream
 from edgecnn.export.lowering.fp16 import LARGEST_FP16
+from edgecnn.export.lowering.fp32_nodes import SMALLEST_NORMAL_FP16
 from edgecnn.export.lowering.tensorrt_int8 import half_scales, quantize_activations
-from edgecnn.export.lowering.tensorrt_ranges import SMALLEST_NORMAL_FP16
 from edgecnn.export.placement import bias_of
 from edgecnn.export.torch_boundary import require
 from edgecnn.progress import Progress, no_progress

@@ -18,7 +18,7 @@ from edgecnn.quantization import QuantizationTable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgecnn.export.lowering.tensorrt_ranges import Ranges
+    from edgecnn.export.lowering.fp32_nodes import Ranges
 
 __all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "lower_graph", "refuse_lowered"]
 

@@ -7,7 +7,7 @@ So everything is written:
 - `fp16`: half-precision weights and activations, casts at the borders and around what stays in FP32.
 - `int8`: explicit symmetric Q/DQ around the layers that INT8 is for, FP16 everywhere else.
 
-What stays in FP32, and why, is found by `tensorrt_ranges`; where Q/DQ goes, by `tensorrt_int8`. The FP16
+What stays in FP32, and why, is found by `fp32_nodes`; where Q/DQ goes, by `tensorrt_int8`. The FP16
 graph serves every target, ONNX Runtime too. Accuracy is measured on `edgecnn.export.fp16_reference`: ONNX
 Runtime's optimizer computes garbage for FP16 around Q/DQ, and its kernels do not round to FP16.
 """
@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgecnn.errors import BuildError
 from edgecnn.export.lowering.fp16 import lower_fp16
+from edgecnn.export.lowering.fp32_nodes import Ranges, nodes_for_fp32
 from edgecnn.export.lowering.int8_onnxruntime import check_table
 from edgecnn.export.lowering.tensorrt_centring import fold_zero_points
 from edgecnn.export.lowering.tensorrt_expectation import sum_expectations
 from edgecnn.export.lowering.tensorrt_int8 import Quantized, quantize
-from edgecnn.export.lowering.tensorrt_ranges import Ranges, nodes_for_fp32
 from edgecnn.export.placement import name_of
 from edgecnn.quantization import QuantizationTable
 

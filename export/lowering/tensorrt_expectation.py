@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecnn.export.graph import constant
-from edgecnn.export.lowering.tensorrt_ranges import is_expectation
+from edgecnn.export.lowering.fp32_nodes import is_expectation
 from edgecnn.export.placement import name_of
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgecnn.export.lowering.fp32_nodes import is_expectation
 from edgecnn.export.lowering.tensorrt_centring import can_be_centred
-from edgecnn.export.lowering.tensorrt_ranges import is_expectation
 from edgecnn.export.placement import is_mover, name_of, reason_for_float, scale_source
 from edgecnn.quantization import QuantizationTable
 

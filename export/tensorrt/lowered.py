@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from edgecnn.dataset import FrameSet
     from edgecnn.export.lowering import Precision
-    from edgecnn.export.lowering.tensorrt_ranges import Ranges
+    from edgecnn.export.lowering.fp32_nodes import Ranges
 
 __all__ = ["Lowered", "Source", "load_source", "measure_lowered"]
 
