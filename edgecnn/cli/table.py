@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -86,10 +87,7 @@ def command(
             "method": table.method,
             "rounding": table.rounding,
             "tool": table.tool,
-            "activations": {
-                name: {"amax": entry.amax, "low": entry.low, "high": entry.high, "method": entry.method}
-                for name, entry in table.activations.items()
-            },
+            "activations": {name: dataclasses.asdict(entry) for name, entry in table.activations.items()},
             "scales": scales,
             "weights": len(table.weights),
             "notes": list(table.notes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +21,10 @@ from edgecnn.calibration.interchange import import_ranges, match_ranges, read_ra
 from edgecnn.calibration.observation import weight_scales
 from edgecnn.cli import main
 from edgecnn.errors import BuildError, ModelFormatError
-from edgecnn.export.graph import load_graph, to_bytes
+from edgecnn.export.graph import load_graph, save_graph, to_bytes
 from edgecnn.export.lowering import lower_graph
 from edgecnn.metadata import ACCURACY_KEY, QUANTIZATION_KEY
-from edgecnn.quantization import QuantizationTable
+from edgecnn.quantization import ActivationRange, QuantizationTable
 from tests.networks import Net, calibrated, frames, inputs, run, save, spec, sqnr_db
 
 
@@ -82,6 +83,24 @@ def test_a_table_that_was_written_lowers_to_the_same_bytes(suffix: str, tmp_path
     for target in ("onnxruntime", "tensorrt"):
         assert lowered(found.path, target) == lowered(calibrated, target)
     assert ACCURACY_KEY not in load_graph(found.path).metadata_props
+
+
+def test_nothing_of_a_range_is_lost_on_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, file = network(tmp_path), tmp_path / "table.json"
+    graph = calibrated(load_graph(model))
+    table = QuantizationTable.from_metadata(graph.metadata_props)
+    assert table is not None
+    marked = {
+        name: dataclasses.replace(entry, low=entry.low / 2, centred=number % 2 == 1)
+        for number, (name, entry) in enumerate(table.activations.items())
+    }
+    table = dataclasses.replace(table, activations=marked)
+    graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
+    save_graph(graph, tmp_path / "calibrated.onnx")
+    assert main(["table", str(tmp_path / "calibrated.onnx"), "-o", str(file), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out.splitlines()[-1])["activations"]
+    assert {name: ActivationRange(**entry) for name, entry in shown.items()} == marked
+    assert import_ranges(model, file, tmp_path / "imported.onnx").table == table
 
 
 def test_a_calibration_cache_of_tensorrt_says_the_same_scales(tmp_path: Path) -> None:
