@@ -1,8 +1,7 @@
 """Drive: steer by the lane that a network of several heads sees, and never by a result that is too old.
 
-The control loop has its own clock: 30 times a second it takes the newest result. Within the deadline it goes
-for the middle between the lines left and right, or of the road where there are none; past the deadline it
-straightens up and brakes, until results are young again. The vehicle is only drawn: no motor is moved.
+The control loop has its own clock: 30 times a second it takes the newest result, and steers for the middle of
+the lane; past the deadline it straightens up and brakes. The vehicle is only drawn: no motor is moved.
 
 python samples/drive.py road.onnx 0 --deadline-ms 100 --save steered.mp4
 """
@@ -12,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,4 +115,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        main()

@@ -1,7 +1,6 @@
 """Faces with five landmarks, by three networks (MTCNN): each looks closer at what the one before has found.
 
-Proposals come from the whole frame; a second network looks at each in 24 pixels, a third in 48. Both correct
-the box, and the third says where eyes, nose and corners of the mouth are.
+Proposals come from the whole frame; a second network corrects each in 24 pixels, a third in 48.
 
 python samples/face_cascade.py proposals.onnx refine.onnx landmarks.onnx 0 --save faces.mp4
 """
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -116,4 +115,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        main()

@@ -9,6 +9,7 @@ python samples/medical_slide.py segmenter.onnx slide.png --save overlay.png
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
@@ -52,4 +53,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        main()

@@ -7,6 +7,7 @@ python samples/reidentify.py embedder.onnx identify people.npz 0 --min-similarit
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 import edgecnn
@@ -63,4 +64,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        main()

@@ -1,7 +1,6 @@
 """A robot's camera follows an object: a control loop at 30 Hz keeps it in the middle of the picture.
 
-The camera is simulated: a view moves over a larger picture, by motors that take time to speed up. The loop
-takes the newest result, and stands when it is old or the object is gone. Put your own camera for `PanTilt`.
+The camera is simulated: a view of a larger picture, and motors with a lag. Put your own for `PanTilt`.
 
 python samples/robot_follow.py detector.onnx --object digit.png --world photo.jpg --plot error.png
 """
@@ -11,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +109,11 @@ def main() -> None:
         from matplotlib.figure import Figure  # pip install 'edgecnn[evaluate]'
 
         axes = (figure := Figure(figsize=(6, 3), layout="constrained")).subplots()
-        lines = axes.plot(*np.array(camera.errors)[:, [0, 1, 0, 2]].T)
-        axes.legend(lines, ["camera follows", "camera stands"])
+        axes.legend(axes.plot(*np.array(camera.errors)[:, [0, 1, 0, 2]].T), ["camera follows", "stands"])
         axes.set(xlabel="seconds", ylabel="pixels from the middle", ylim=(0, None))
         figure.savefig(arguments.plot)
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        main()

@@ -1,6 +1,7 @@
 """Results for another process: JSON lines on its standard input, or MQTT; where something was found.
 
-A process that reads slowly or dies does not hold the camera up: results for it are dropped and counted.
+A process that reads slowly or dies does not hold the camera up: results for it are dropped and counted. At
+the end it has five seconds to read what is left; then it is killed.
 
 python samples/serve_results.py model.onnx 0 --to mqtt://broker/camera/results
 python samples/serve_results.py model.onnx 0 --run "python consumer.py"
@@ -10,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import queue
 import shlex
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -19,6 +22,8 @@ from contextlib import suppress
 
 import edgecnn
 from edgecnn.camera import open_sink
+
+PATIENCE_S = 5.0  # with a program that does not end
 
 
 def found_something(output: edgecnn.Output, min_score: float) -> bool:
@@ -35,7 +40,9 @@ class Feeder:
     """Writes JSON lines to a program's standard input, from a thread of its own."""
 
     def __init__(self, command: str) -> None:
-        self.process = subprocess.Popen(shlex.split(command), stdin=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(  # in a session of its own: Ctrl-C is not for it
+            shlex.split(command), stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
         self.lines: queue.Queue[str | None] = queue.Queue(100)
         self.dropped = 0
         self.thread = threading.Thread(target=self._feed)
@@ -49,10 +56,14 @@ class Feeder:
             self.dropped += 1
 
     def close(self) -> int:
-        """What the program's exit code is, once it has read everything."""
+        """What the program's exit code is, once it has read everything; killed after `PATIENCE_S`: -9."""
+        kill = threading.Timer(PATIENCE_S, os.killpg, (self.process.pid, signal.SIGKILL))
+        kill.start()  # with all that it has started, which may hold the pipe open
         self.lines.put(None)
         self.thread.join()
-        return self.process.wait()
+        code = self.process.wait()
+        kill.cancel()
+        return code
 
     def _feed(self) -> None:
         pipe = self.process.stdin

@@ -27,6 +27,7 @@ from tests.samples.hand_made import (
     HW,
     bending_road,
     moving_discs,
+    write_blind,
     write_detector,
     write_driver,
     write_embedder,
@@ -74,6 +75,7 @@ def test_every_sample_is_short_documented_and_has_a_command() -> None:
         assert text.count("\n") < 120, sample.name
         assert f"python samples/{sample.name} " in text
         assert f"[{sample.name}]({sample.name})" in listed
+        assert re.search(r"(suppress\(|except )KeyboardInterrupt", text), sample.name
         imported = set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE))
         foreign = imported - set(sys.stdlib_module_names)
         # a sample is copied alone
@@ -116,6 +118,56 @@ def test_serve_results(run: Run, colour_onnx: Path, colour_video: Path, tmp_path
     assert "the command ended with 3" in said
     run("serve_results", colour_onnx, colour_video, "--to", tmp_path / "out.jsonl", "--min-score", 2)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_serve_results_ends_although_the_program_does_not(colour_onnx: Path, colour_video: Path) -> None:
+    """It reads nothing, and has started another one that keeps the pipe open; the queue is full."""
+    sample = load_sample("serve_results")
+    sample.PATIENCE_S = 0.5
+    feeder = sample.Feeder("sh -c 'sleep 300 <&0; true'")
+    with edgecnn.load(colour_onnx) as model, edgecnn.Pipeline(str(colour_video), model) as pipeline:
+        output = next(iter(pipeline))
+    line = len(json.dumps(output.to_dict()))
+    for _ in range(200 + 65536 // line):  # more than the pipe and the queue hold
+        feeder.write(output)
+    assert feeder.close() == -signal.SIGKILL
+    assert feeder.dropped > 100
+    assert not feeder.thread.is_alive()
+
+
+RUNNING = """
+import runpy, sys, edgecnn
+begin = edgecnn.Pipeline.__enter__
+edgecnn.Pipeline.__enter__ = lambda self: [begin(self), print("runs", flush=True)][0]
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_ctrl_c_ends_the_control_loops_quietly(tmp_path: Path) -> None:
+    pytest.importorskip("trackers")
+    media, models = SAMPLES / "media", SAMPLES / "models"
+    faces = [models / f"faces_{name}.onnx" for name in ("proposals", "refine")]
+    object_ = ["--object", media / "digit.png", "--world", media / "world.jpg", "--seconds", "1000"]
+    commands: dict[str, list[str | Path]] = {
+        "drive": [models / "road.onnx", "test://"],
+        "robot_follow": [models / "digits_detector.onnx", *object_],
+        "face_cascade": [*faces, write_blind(tmp_path / "blind.onnx"), "test://"],
+    }
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", RUNNING, SAMPLES / f"{name}.py", *arguments],
+            env={**os.environ, "PYTHONPATH": str(SAMPLES.parent)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for name, arguments in commands.items()
+    }  # fmt: skip
+    for name, process in running.items():
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert (name, said, process.returncode, err) == (name, "runs\n", 0, "")
 
 
 def test_ros2_bag(run: Run, colour_onnx: Path, colour_video: Path, tmp_path: Path) -> None:
