@@ -64,11 +64,6 @@ class Equalization:
     gain_db: float
     onnxruntime_gain_db: float
     stats: Mapping[str, TensorStats] = field(default_factory=dict)
-    before: Mapping[ir.Value, Any] = field(default_factory=dict, repr=False)
-
-    def undo(self) -> None:
-        """Give the network its weights back."""
-        _undo(self.before)
 
 
 def equalize(
@@ -122,16 +117,11 @@ def equalize(
         gain_db=gains[0],
         onnxruntime_gain_db=gains[1],
         stats=found if accepted else {},
-        before=before if accepted else {},
     )
     if not accepted:
-        _undo(before)
+        for value, constant in before.items():
+            value.const_value = constant
     return result
-
-
-def _undo(before: Mapping[ir.Value, Any]) -> None:
-    for value, constant in before.items():
-        value.const_value = constant
 
 
 def _pairs(graph: ir.Graph) -> Iterator[tuple[ir.Node, list[ir.Value], ir.Node]]:

@@ -249,7 +249,7 @@ def spoil(graph: Any, table: QuantizationTable, *_: Any, **__: Any) -> Any:
 def test_an_adjustment_that_does_not_help_is_taken_out(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgecnn.calibration.calibrator.round_network", spoil)
+    monkeypatch.setattr("edgecnn.calibration.way.round_network", spoil)
     result = calibrate(network(tmp_path), data, tmp_path / "out.onnx")
     found = {one.name: one for one in result.adjustments}
     assert not found["bias correction"].accepted
@@ -273,7 +273,7 @@ def zero_steps(graph: Any, table: QuantizationTable, *_: Any, **__: Any) -> Any:
 def test_what_was_taken_out_stays_out_in_mixed_precision(
     recipe: Any, name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgecnn.calibration.calibrator.round_network", recipe)
+    monkeypatch.setattr("edgecnn.calibration.way.round_network", recipe)
     result = calibrate(network(tmp_path), data, tmp_path / "out.onnx", budget=Budget(min_sqnr_db=90))
     assert [one.name for one in result.adjustments if not one.accepted] == [name]
     assert result.table.kept_in_float  # rounded anew, then
@@ -313,8 +313,8 @@ def test_adjustments_are_judged_on_both_grids_by_frames_from_everywhere(
 def test_the_plain_way_is_kept_where_it_is_better(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgecnn.calibration.calibrator.round_network", spoil)
-    unadjusted = "edgecnn.calibration.calibrator.measure_adjustments"
+    monkeypatch.setattr("edgecnn.calibration.way.round_network", spoil)
+    unadjusted = "edgecnn.calibration.way.measure_adjustments"
     monkeypatch.setattr(unadjusted, lambda graph, image, table, *_, **__: (table, ()))
     source = network(tmp_path)
     result = calibrate(source, data, tmp_path / "out.onnx")
