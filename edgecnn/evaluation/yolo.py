@@ -10,7 +10,7 @@ An image without a file shows nothing. `data.yaml` has `names`, and where the im
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def yolo_items(place: Place, file: Path | None, *, masks: bool, keypoints: int |
         raise UnlabelledError(
             f"no labels for the images of {place.data}", expected=str(next(iter(labels.values())))
         )
-    ids = _class_ids(settings, place, file)
+    ids = _class_ids(settings, place, file, labels.values())
     values = _values(settings, keypoints, file)
     return [
         Item(image, partial(_objects, path, ids, len(place.spec.labels), masks, values))
@@ -110,7 +110,9 @@ def _label_path(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def _class_ids(settings: Mapping[str, Any], place: Place, file: Path | None) -> dict[int, int] | None:
+def _class_ids(
+    settings: Mapping[str, Any], place: Place, file: Path | None, labels: Iterable[Path]
+) -> dict[int, int] | None:
     """Theirs → the model's, by name; None where the labels' numbers are taken as they are."""
     names = settings.get("names")
     if names is None or not place.spec.labels:
@@ -121,9 +123,13 @@ def _class_ids(settings: Mapping[str, Any], place: Place, file: Path | None) -> 
     )
     if not fits:
         raise DataError(f"{file}: names is wrong", expected="a list of class names, or numbers and names")
-    return match_classes(
-        {index: str(name) for index, name in pairs.items()}, place.spec.labels, where=str(file)
-    )
+    named = {index: str(name) for index, name in pairs.items()}
+    try:
+        return match_classes(named, place.spec.labels, where=str(file))
+    except DataError:  # only those that are used must be the model's: now it pays to read all labels
+        used = {theirs for path in labels for _, theirs, _ in _rows(path)}
+        named = {index: name for index, name in named.items() if index in used}
+        return match_classes(named, place.spec.labels, where=str(file))
 
 
 def _values(settings: Mapping[str, Any], keypoints: int | None, file: Path | None) -> tuple[int, int] | None:

@@ -64,9 +64,16 @@ def test_data_yaml_says_names_and_places(tmp_path: Path) -> None:
     file.write_text("val: images\nnames: [unicorn]\n")
     with pytest.raises(DataError, match=r"unicorn.*cat, dog, fish"):
         open_labelled(file, spec_of("detection"))
+    # only classes that labels use must be the model's, as in COCO's
+    file.write_text("val: images\nnames: [dog, unicorn, gnu, elf]\n")
+    (truth,) = truths(open_labelled(file, spec_of("detection")))
+    assert truth.class_ids.tolist() == [1]
+    yolo_set(tmp_path / "set", {"b": "2 0.5 0.5 0.2 0.4\n0 0.5 0.5 0.2 0.4", "c": "3 0.5 0.5 0.2 0.4"})
+    with pytest.raises(DataError, match="does not have: got gnu, elf, expected"):
+        open_labelled(file, spec_of("detection"))
     for outside in ("../other/images", "/etc", "images/../../other"):
         file.write_text(f"val: {outside}\n")
-        with pytest.raises(DataError, match="outside its folder"):
+        with pytest.raises(DataError, match=r"outside its folder.*--images"):
             open_labelled(file, spec_of("detection"))
     for text in (
         "!!python/object/apply:os.system ['touch /tmp/owned']",
