@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -265,6 +265,19 @@ class Model:
                 raise InputError(f"wrong input {name}", got=type(array).__name__, expected="a NumPy array")
         check_feeds(self.backend.inputs, feeds)
         return self.backend.run({name: np.asarray(array, order="C") for name, array in feeds.items()})
+
+    def with_head(self, head: Mapping[str, Any]) -> Model:
+        """The same network, whose outputs are read as this head says.
+
+        The backend is shared: closing one of the two closes both. Raises SpecError, ClosedError.
+        """
+        self._check_open()
+        return Model(
+            self.backend,
+            replace(self.spec, head=head),
+            name=self.name,
+            backend_reason=self.backend_reason,
+        )
 
     def input_slots(self, count: int, rows: int) -> list[InputSlot]:
         """Input memory for `count` calls under way at once, of `rows` frames each. One thread fills them."""

@@ -17,7 +17,8 @@ it lies farthest from the border.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal
@@ -35,6 +36,7 @@ from edgecnn.preprocess import check_frame
 from edgecnn.results import UNSEEN, Result, Segmentation
 from edgecnn.spec import ModelSpec
 from edgecnn.tasks import Task
+from edgecnn.tasks._formats import Selection
 from edgecnn.values import check
 
 __all__ = ["AnyModel", "RegionModel", "TiledModel", "merge_detections", "merge_maps", "tile_places"]
@@ -96,6 +98,13 @@ class _Parts:
     def batch(self, frames_bgr: Sequence[NDArray[np.uint8]]) -> list[Result]:
         """One result a frame, in order."""
         return [self._run(frame) for frame in frames_bgr]
+
+    def with_head(self, head: Mapping[str, Any]) -> Any:
+        """As that of a Model: looks at the same parts."""
+        other = copy.copy(self)
+        other.model = self.model.with_head(head)
+        other.spec, other.task = other.model.spec, other.model.task
+        return other
 
     def input_slots(self, count: int, rows: int) -> list[_FrameSlot]:
         """As those of a Model."""
@@ -174,8 +183,10 @@ class TiledModel(_Parts):
         if self.spec.task == "segmentation":
             return merge_maps(found, places, frame_hw)
         parts = [moved(part, place[:2], frame_hw) for part, place in zip(found, places, strict=True)]
-        agnostic = bool(self.spec.head.get("class_agnostic", False))
-        return merge_detections(parts, measure=self.measure, limit=self.limit, class_agnostic=agnostic)
+        head = self.spec.head
+        agnostic = bool(head.get("class_agnostic", Selection.class_agnostic))
+        merged = merge_detections(parts, measure=self.measure, limit=self.limit, class_agnostic=agnostic)
+        return merged[: int(head.get("max_detections", Selection.max_detections))]
 
 
 class RegionModel(_Parts):

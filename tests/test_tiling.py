@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from edgecnn.backends import FunctionBackend, TensorInfo
-from edgecnn.camera import MemoryReader, Source
+from edgecnn.camera import MemoryReader, Source, read_image
 from edgecnn.camera_input import CameraInput
 from edgecnn.cli import main
 from edgecnn.detections import Detections
@@ -245,6 +245,46 @@ def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert run("--overlap", "0.25")[0] == 2
     assert "is no region; expected X1,Y1,X2,Y2" in run("--region", "5,5")[1].err
     assert "region is wrong" in run("--region", "5,5,4,9")[1].err
+
+
+def test_evaluate_looks_as_run_does(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Digits that are a tenth as high as the frame: the shipped detector finds them in tiles only."""
+    import cv2
+
+    samples = Path(__file__).parents[1] / "samples"
+    frame = read_image(samples / "media/world.jpg")
+    digit = cv2.resize(read_image(samples / "media/digit.png"), (29, 48), interpolation=cv2.INTER_AREA)
+    boxes = [(x, y, 29, 48) for x in (60, 300, 520) for y in (50, 380)]
+    for x, y, width, height in boxes:
+        place = frame[y : y + height, x : x + width]
+        np.maximum(place, digit, out=place)
+    cv2.imwrite(str(tmp_path / "frame.png"), frame)
+    content = {
+        "images": [{"id": 1, "file_name": "frame.png"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": box} for box in boxes],
+        "categories": [{"id": 1, "name": "5"}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    model = samples / "models/digits_detector.onnx"
+
+    def evaluate(*options: str) -> Any:
+        main(["evaluate", str(model), "--data", str(tmp_path / "labels.json"), "--json", *options])
+        return json.loads(capfd.readouterr().out)
+
+    tiles = ["--tile", "144x192", "--overlap", "0.3"]
+    assert evaluate()["metrics"]["map_50"] < 0.1
+    assert evaluate(*tiles)["metrics"]["map_50"] == pytest.approx(1)
+    # half of the digits lie outside, and are missed
+    assert evaluate(*tiles, "--region", "0,0,640,240")["metrics"]["map_50"] == pytest.approx(51 / 101)
+    error = evaluate("--region", "700,0,800,90")["error"]["message"]
+    assert "frame.png: the region lies outside of the frame" in error
+
+
+def test_the_limit_of_a_head_is_the_frames() -> None:
+    model = detector()
+    surest = TiledModel(model, overlap=0.5)(frame_with(SQUARES)).to_dict()["class_ids"]
+    few = TiledModel(model, overlap=0.5).with_head({"max_detections": 3})
+    assert few(frame_with(SQUARES)).to_dict()["class_ids"] == surest[:3]
 
 
 def test_everything_moves_with_its_box() -> None:

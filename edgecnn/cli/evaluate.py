@@ -9,6 +9,7 @@ import click
 
 from edgecnn.cli.common import emit, example_help, force_option, json_option, print_table, progress_bar, say
 from edgecnn.cli.model_options import ModelOptions, model_options
+from edgecnn.cli.part_options import PartOptions, part_options
 from edgecnn.cli.terminal import native_stderr_muted
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = ["command", "metric_cells"]
 edgecnn evaluate classifier.onnx --data test/
 edgecnn evaluate detector.onnx --data annotations.json --images photos/ --plots plots/
 edgecnn evaluate detector.onnx --data data.yaml --precision int8 --json
+edgecnn evaluate detector.onnx --data annotations.json --tile 640x640
 """
     ),
 )
@@ -39,6 +41,7 @@ edgecnn evaluate detector.onnx --data data.yaml --precision int8 --json
 @click.option(
     "--plots", type=click.Path(path_type=Path), help="A folder for pictures: curves, the confusion matrix."
 )
+@part_options
 @model_options
 @force_option
 @json_option
@@ -49,6 +52,7 @@ def command(
     images: Path | None,
     limit: int | None,
     plots: Path | None,
+    parts: PartOptions,
     model_options: ModelOptions,
     force: bool,
     as_json: bool,
@@ -63,8 +67,9 @@ def command(
     if plots is not None:
         check_plots(plots, force=force)
     with native_stderr_muted(), progress_bar() as progress, model_options.load(model, progress) as loaded:
-        labelled = open_labelled(data, loaded.spec, images=images, limit=limit)
-        found = evaluate(loaded, labelled, progress=progress)
+        looking = parts.apply(loaded)
+        labelled = open_labelled(data, looking.spec, images=images, limit=limit)
+        found = evaluate(looking, labelled, progress=progress)
     _show(model, found, as_json)  # first: what has been computed is not lost where a plot cannot be written
     written = [] if plots is None else write_plots(found, plots, force=force)
     for path in written:

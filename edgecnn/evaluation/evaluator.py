@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from edgecnn.camera.source import Skipped
 from edgecnn.dataset import FrameSet
-from edgecnn.errors import DataError, EdgeCNNError, UnlabelledError
+from edgecnn.errors import DataError, EdgeCNNError, InputError, UnlabelledError
 from edgecnn.evaluation.labelled import Labelled, LabelledFrame, LabelledSet, Place
 from edgecnn.evaluation.scores import Scores
 from edgecnn.evaluation.tasks import Metric, available_metrics, metric_module, scoring_head
 from edgecnn.geometry import Geometry
-from edgecnn.model import Model
 from edgecnn.progress import Progress, no_progress
 from edgecnn.results import Result
 from edgecnn.spec import ModelSpec
-from edgecnn.tasks import create_task
+from edgecnn.tiling import AnyModel
 
 __all__ = ["Evaluation", "LabelledByModel", "evaluate", "open_if_labelled", "open_labelled"]
 
@@ -112,7 +111,7 @@ class LabelledByModel:
         DataError: results of this task cannot stand for labels.
     """
 
-    def __init__(self, model: Model, frames: FrameSet) -> None:
+    def __init__(self, model: AnyModel, frames: FrameSet) -> None:
         self.name = frames.name
         self._model = model
         self._frames = frames
@@ -136,13 +135,13 @@ class LabelledByModel:
             yield LabelledFrame(frame, self._truth_of(self._model(frame)), f"{self.name} {index}")
 
 
-def evaluate(model: Model, labelled: Labelled, *, progress: Progress = no_progress) -> Evaluation:
+def evaluate(model: AnyModel, labelled: Labelled, *, progress: Progress = no_progress) -> Evaluation:
     """Run a model on labelled frames, and compute its task's metrics.
 
     Frames are held one batch at a time; what is kept is what the metric needs of labels and results.
 
     Args:
-        model: with its own preprocessing, on its own backend.
+        model: with its own preprocessing, on its own backend; in tiles or a region where it is one of those.
         labelled: what `open_labelled` opened for this model's spec, or `LabelledByModel`.
         progress: hears of each batch.
 
@@ -153,17 +152,19 @@ def evaluate(model: Model, labelled: Labelled, *, progress: Progress = no_progre
     """
     spec = model.spec
     metric = metric_module(spec.task).create(spec)
-    task = create_task(replace(spec, head=scoring_head(spec)), model.backend.outputs)
+    looking: Any = model.with_head(scoring_head(spec))
     rows = model.batch_size or 1
-    slot = model.input_slots(1, rows)[0]
+    slot = looking.input_slots(1, rows)[0]
     images = 0
     waiting: list[tuple[Any, str, Geometry]] = []
 
     def run() -> None:
         nonlocal images
-        results = task.decode(
-            model.infer({model.input.name: slot.tensor}), [geometry for _, _, geometry in waiting]
-        )
+        try:
+            outputs = looking.run_slot(slot, len(waiting))
+        except InputError as error:  # a region outside of the frame, which is looked at alone
+            raise _of_image(error, waiting[0][1]) from error
+        results = looking.decode(outputs, [geometry for _, _, geometry in waiting])
         for (truth, name, _), result in zip(waiting, results, strict=True):
             _add(metric, truth, result, name)
         images += len(waiting)
