@@ -122,7 +122,12 @@ def _task_module(name: str) -> Any:
     if name in _registered:
         return _registered[name]
     if name not in _own_tasks():
-        raise SpecError("unknown task", got=name, expected="one of " + ", ".join(available_tasks()))
+        raise SpecError(
+            "unknown task",
+            got=name,
+            expected="one of " + ", ".join(available_tasks()),
+            remedy="A task of your own: call edgecnn.tasks.register_task before the model is loaded",
+        )
     return importlib.import_module(f"{__name__}.{name}")
 
 
