@@ -120,10 +120,12 @@ def test_serve_results(run: Run, colour_onnx: Path, colour_video: Path, tmp_path
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_serve_results_ends_although_the_program_does_not(colour_onnx: Path, colour_video: Path) -> None:
+def test_serve_results_ends_although_the_program_does_not(
+    colour_onnx: Path, colour_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It reads nothing, and has started another one that keeps the pipe open; the queue is full."""
     sample = load_sample("serve_results")
-    sample.PATIENCE_S = 0.5
+    monkeypatch.setattr(sample, "PATIENCE_S", 0.5)
     feeder = sample.Feeder("sh -c 'sleep 300 <&0; true'")
     with edgecnn.load(colour_onnx) as model, edgecnn.Pipeline(str(colour_video), model) as pipeline:
         output = next(iter(pipeline))
@@ -148,15 +150,15 @@ def test_ctrl_c_ends_the_control_loops_quietly(tmp_path: Path) -> None:
     pytest.importorskip("trackers")
     media, models = SAMPLES / "media", SAMPLES / "models"
     faces = [models / f"faces_{name}.onnx" for name in ("proposals", "refine")]
-    object_ = ["--object", media / "digit.png", "--world", media / "world.jpg", "--seconds", "1000"]
-    commands: dict[str, list[str | Path]] = {
+    pictures = ["--object", media / "digit.png", "--world", media / "world.jpg"]
+    commands: dict[str, list[object]] = {
         "drive": [models / "road.onnx", "test://"],
-        "robot_follow": [models / "digits_detector.onnx", *object_],
+        "robot_follow": [models / "digits_detector.onnx", *pictures, "--seconds", 1000],
         "face_cascade": [*faces, write_blind(tmp_path / "blind.onnx"), "test://"],
     }
     running = {
         name: subprocess.Popen(
-            [sys.executable, "-c", RUNNING, SAMPLES / f"{name}.py", *arguments],
+            [sys.executable, "-c", RUNNING, SAMPLES / f"{name}.py", *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": str(SAMPLES.parent)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
