@@ -6,12 +6,17 @@ such a layer with weights W reads in the float network, and q(x) the same throug
     Σ (W · q(x) − W · x)²
 
 over some frames and all layers that read the tensor. An error in a channel that no weight takes up costs
-nothing.
+nothing. The grid is the one that TensorRT will have: 254 steps for a centred tensor.
+
+The network's input has one more candidate, the pixels' own steps: with mean 127 and standard deviation 128
+all but the brightest of the 256 levels are on the grid, where 127 steps up to the largest magnitude miss
+nearly every one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +29,7 @@ from edgecnn.calibration.stream import Stream
 from edgecnn.export.placement import is_anchor, scale_source
 from edgecnn.progress import Progress, no_progress
 from edgecnn.quantization import LEVELS, ActivationRange
+from edgecnn.spec import ImageSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -38,6 +44,8 @@ def select_ranges(
     stats: Mapping[str, TensorStats],
     inputs: Sequence[NDArray[np.float32]],
     *,
+    centred: Collection[str] = (),
+    image: ImageSpec | None = None,
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, ActivationRange]:
@@ -47,6 +55,8 @@ def select_ranges(
         model: the float model.
         stats: of its tensors, with histograms.
         inputs: the network's input tensor for some frames.
+        centred: the tensors with 254 steps from zero.
+        image: how pixels become the network's input.
         threads: CPU threads; ONNX Runtime's own choice where None.
         progress: called as layers are done.
     """
@@ -54,6 +64,9 @@ def select_ranges(
         name: {entry.amax: entry for entry in (choose_range(seen, method) for method in METHODS)}
         for name, seen in stats.items()
     }
+    pixel_steps = _pixel_steps(model, stats, image)
+    for name, entry in pixel_steps.items():
+        candidates[name].setdefault(entry.amax, entry)
     errors: dict[str, dict[float, float]] = {
         name: dict.fromkeys(ranges, 0.0) for name, ranges in candidates.items()
     }
@@ -74,14 +87,28 @@ def select_ranges(
         assert value is not None
         for index in range(len(inputs)):
             columns = layer.columns(stream.tensor(index, str(value.name)), index, _POSITIONS)
+            lowest, highest = (0, 2 * LEVELS) if source in centred else (-LEVELS, LEVELS)
             for amax in candidates[source]:
-                scale = np.float32(amax / LEVELS)
-                difference = np.clip(np.rint(columns / scale), -LEVELS, LEVELS) * scale - columns
+                scale = np.float32(amax / highest)
+                difference = np.clip(np.rint(columns / scale), lowest, highest) * scale - columns
                 moved = matrix @ difference
                 errors[source][amax] += float(np.vdot(moved, moved))
-    return {
+    chosen = {
         name: ranges[min(ranges, key=lambda amax, name=name: (errors[name][amax], -amax))]  # type: ignore[misc]
         if name in read
         else choose_range(stats[name], "percentile")
         for name, ranges in candidates.items()
     }
+    return {name: dataclasses.replace(entry, centred=name in centred) for name, entry in chosen.items()}
+
+
+def _pixel_steps(
+    model: ir.Model, stats: Mapping[str, TensorStats], image: ImageSpec | None
+) -> dict[str, ActivationRange]:
+    """The network's input with a step as far as two neighbouring levels of a pixel are apart."""
+    name = str(model.graph.inputs[0].name)
+    if image is None or name not in stats or len(set(image.std)) > 1:
+        return {}
+    largest = choose_range(stats[name], "minmax")
+    amax = LEVELS * image.scale / image.std[0]
+    return {name: dataclasses.replace(largest, amax=amax, method="pixels")}

@@ -161,7 +161,7 @@ def make_way(
     if recipe.imported is not None:
         way = dataclasses.replace(way, unrounded=on_frames(recipe.imported, observed.plain))
     elif recipe.method == "auto":
-        way, equalization = _chosen_by_effect(way, recipe)
+        way, equalization = _chosen_by_effect(way, image, recipe)
         return _adjusted(way, way.rounded(recipe), equalization, image, judging, recipe)
     elif recipe.method != "minmax":
         method = recipe.method
@@ -171,8 +171,8 @@ def make_way(
     return way, way.rounded(recipe)
 
 
-def _chosen_by_effect(plain: Way, recipe: Recipe) -> tuple[Way, Equalization | None]:
-    """Equalize where it helps, and choose of all ranges what disturbs the layers behind least."""
+def _chosen_by_effect(plain: Way, image: ImageSpec, recipe: Recipe) -> tuple[Way, Equalization | None]:
+    """Equalize where it helps, centre, and choose of all ranges what disturbs the layers behind least."""
     threads, progress, inputs = recipe.threads, recipe.progress, plain.inputs
     model = plain.model.clone()  # equalization changes weights
     equalization = equalize(model, plain.unrounded, plain.stats, inputs, threads=threads, progress=progress)
@@ -180,11 +180,21 @@ def _chosen_by_effect(plain: Way, recipe: Recipe) -> tuple[Way, Equalization | N
     stats = equalization.stats if equalization is not None and accepted else plain.stats
     table = dataclasses.replace(
         plain.unrounded,
-        activations=select_ranges(model, stats, inputs, threads=threads, progress=progress),
+        activations={name: choose_range(entry, "minmax") for name, entry in stats.items()},
         weights=weight_scales(model),
         method="auto",
     )
     table = centre(model, table, inputs, threads=threads, progress=progress)
+    ranges = select_ranges(
+        model,
+        stats,
+        inputs,
+        centred={name for name, entry in table.activations.items() if entry.centred},
+        image=image,
+        threads=threads,
+        progress=progress,
+    )
+    table = dataclasses.replace(table, activations=ranges)
     return dataclasses.replace(plain, model=model, stats=stats, unrounded=table), equalization
 
 

@@ -60,8 +60,8 @@ class ActivationRange:
     Attributes:
         amax: the largest magnitude that is represented; what lies beyond saturates. Positive.
         low, high: smallest and largest value that was observed.
-        method: how `amax` was chosen: `minmax`, `entropy`, `percentile`, `mse`; `constant` for a tensor
-            that was always zero; `imported`; `FROM_GRAPH`, `FROM_GRAPH_UINT8`.
+        method: how `amax` was chosen: `minmax`, `entropy`, `percentile`, `mse`, `pixels`; `constant` for a
+            tensor that was always zero; `imported`; `FROM_GRAPH`, `FROM_GRAPH_UINT8`.
         centred: TensorRT gets a grid of 254 steps from zero to amax where its lowering can fold the zero
             point that this takes; the tensor is never negative.
     """

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.export.lowering.fp32_nodes import is_expectation
-from edgecnn.export.lowering.tensorrt_centring import can_be_centred
+from edgecnn.export.lowering.tensorrt_centring import centred_tensors
 from edgecnn.export.placement import is_mover, name_of, reason_for_float, scale_source
 from edgecnn.quantization import QuantizationTable
 
@@ -95,14 +95,12 @@ def make_plan(graph: ir.Graph, table: QuantizationTable, leave: Collection[str] 
                 readers.setdefault(value, []).append((node, index))
                 shared.join(value, _amax(value, table), node.outputs)
     ordered = [value for value in _values(graph) if value in readers]
-    every_layer = set(layers)
-    centred = {
+    marked = {
         value
-        for value, uses in readers.items()
-        if (entry := table.activations.get(str(value.name))) is not None
-        and entry.centred
-        and can_be_centred(value, uses, every_layer)
+        for value in readers
+        if (entry := table.activations.get(str(value.name))) is not None and entry.centred
     }
+    centred = centred_tensors(marked, readers, set(layers))
     return Plan(layers, left_out, {value: readers[value] for value in ordered}, shared.result(), centred)
 
 

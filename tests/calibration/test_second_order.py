@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,24 @@ def test_a_range_is_chosen_by_what_the_next_layer_makes_of_it(tmp_path: Path) ->
     assert chosen["x"].amax == min(
         choose_range(stats["x"], method).amax for method in ("minmax", "entropy", "percentile", "mse")
     )
+
+
+def test_the_input_has_the_pixels_own_steps_where_they_fit(tmp_path: Path) -> None:
+    # (p - 127) / 128: all levels but 255 are whole steps of 1 / 128
+    net = Net()
+    net.add("Flatten", net.conv("image", 3, 4), name="y")
+    graph = graph_of(net.model("y"), tmp_path)
+    exact = dataclasses.replace(spec().image, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    for image in (exact, spec().image):
+        stats, *_ = observe_activations(graph, image, frames(24))
+        inputs = []
+        for frame in frames(10)[2:]:
+            preprocess = Preprocessor(image)
+            preprocess(frame)
+            inputs.append(preprocess.tensor.copy())
+        chosen = select_ranges(graph, stats, inputs, image=image)["image"]
+        assert (chosen.method == "pixels") == (image is exact)
+        assert image is not exact or chosen.amax == pytest.approx(127 / 128)
 
 
 # How different frames are

@@ -45,6 +45,19 @@ def network(folder: Path) -> ir.Model:
     return graph_of(net.model("y"), folder)
 
 
+def classifier(folder: Path, *, pool: str, transposed: bool) -> ir.Model:
+    """A clamp, an average, moved values, and a dense layer with weights either way around."""
+    net = Net()
+    x = net.clip(net.conv("image", 3, 8), 0, 6)
+    x = net.add(pool, x, **({"kernel_shape": [8, 8]} if pool == "AveragePool" else {}))
+    x = net.add("Flatten", x, name="vector")
+    if transposed:
+        net.add("Gemm", x, net.weights(5, 8), net.weights(5), transB=1, name="y")
+    else:
+        net.add("Gemm", x, net.weights(8, 5), name="y")
+    return graph_of(net.model("y"), folder)
+
+
 def table_of(graph: ir.Model, *, centred: bool) -> QuantizationTable:
     table = QuantizationTable.from_metadata(calibrated(graph.clone()).metadata_props)
     assert table is not None
@@ -83,6 +96,19 @@ def test_folding_leaves_the_numbers_and_no_zero_point(tmp_path: Path) -> None:
     same = np.isclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(reference).max())
     assert same.mean() > 0.95
     assert ((one - other) ** 2).sum() < 0.05 * ((one - reference) ** 2).sum()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("pool", ["GlobalAveragePool", "AveragePool"])
+def test_an_average_in_front_of_a_dense_layer(tmp_path: Path, pool: str, transposed: bool) -> None:
+    graph = classifier(tmp_path, pool=pool, transposed=transposed)
+    table = table_of(graph, centred=True)
+    before, after = (quantized(graph, table, fold=fold) for fold in (False, True))
+    assert [zero_points(model) for model in (before, after)] == [{0, -127}, {0}]
+    inputs = np.concatenate(tensors(16, seed=3))
+    one, other = (run(to_bytes(model), inputs)[0] for model in (before, after))
+    same = np.isclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max())
+    assert same.mean() > 0.95
 
 
 def test_twice_the_steps_are_less_noise(tmp_path: Path) -> None:
