@@ -126,7 +126,7 @@ def measure_adjustments(
                 accepted=equalization.accepted,
                 gain_db=round(equalization.gain_db, 2),
                 onnxruntime_gain_db=round(equalization.onnxruntime_gain_db, 2),
-                extent=f"{equalization.pairs} pairs of convolutions",
+                extent=f"{equalization.layers} layers",
             )
         )
     for done, (name, count, unit, without_it) in enumerate(variants, start=1):

@@ -47,7 +47,7 @@ def tried(graph: ir.Model) -> Any:
 def test_small_channels_are_made_larger_where_that_helps(tmp_path: Path) -> None:
     original, graph = network(tmp_path, 100.0), network(tmp_path, 100.0)
     found, stats = tried(graph)
-    assert (found.pairs, found.accepted) == (2, True)
+    assert (found.layers, found.accepted) == (2, True)
     assert found.gain_db > 1
     inputs = np.concatenate(tensors(8, seed=5))
     expected = run(to_bytes(original), inputs)[0]
@@ -81,6 +81,45 @@ def test_a_network_that_does_not_gain_stays_as_it_is(
     result, _ = tried(graph)
     assert result.accepted == bool(result.stats) == accepted
     assert (to_bytes(graph) != to_bytes(original)) == accepted
+
+
+def test_dense_layers_and_all_that_read_a_tensor_take_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in MTCNN: a convolution, its map turned and flattened, a dense layer, heads that read the same."""
+    found = iter([Errors(1.0, 1.0), Errors(0.5, 0.5)])
+    monkeypatch.setattr("edgecnn.calibration.equalization.errors_on_grids", lambda *_, **__: next(found))
+    net = Net(seed=4)
+    random, gains = net.random.standard_normal, np.geomspace(0.02, 1, 8)
+    x = net.add("Conv", "image", net.constant(random((8, 3, 3, 3)) * gains.reshape(8, 1, 1, 1)))
+    x = net.add("PRelu", x, net.constant(np.full((8, 1, 1), 0.2)))
+    x = net.add(
+        "Flatten",
+        net.add(
+            "Transpose", net.add("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]), perm=[0, 3, 2, 1]
+        ),
+    )
+    x = net.add("Gemm", x, net.constant(random((72, 8)) * gains), net.constant(gains))
+    x = net.add("PRelu", x, net.constant(np.full(8, 0.1)))
+    net.add("Gemm", x, net.constant(random((2, 8))), net.constant(random(2)), transB=1, name="a")
+    net.add("MatMul", x, net.constant(random((8, 4))), name="b")
+    original, graph = (graph_of(net.model("a", "b"), tmp_path) for _ in range(2))
+    result, _ = tried(graph)
+    assert (result.layers, result.accepted) == (2, True)
+    inputs = np.concatenate(tensors(8, seed=5))
+    for one, other in zip(run(to_bytes(graph), inputs), run(to_bytes(original), inputs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
+
+    def spread(model: Any, number: int) -> float:
+        """How much the weights of a layer's outputs differ in size."""
+        weights = [
+            node.inputs[1].const_value.numpy() for node in model.graph if node.op_type in ("Conv", "Gemm")
+        ]
+        sizes = np.abs(weights[number]).max(axis=(1, 2, 3) if number == 0 else 0)
+        return float(sizes.max() / sizes.min())
+
+    for number in range(2):
+        assert spread(graph, number) < spread(original, number) / 3
 
 
 def test_clamps_are_in_the_way(tmp_path: Path) -> None:
