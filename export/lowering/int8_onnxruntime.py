@@ -18,6 +18,8 @@ the weights and the bias are all quantized, and nothing stands between. So, beyo
 - A ConvTranspose runs in float. Between quantized tensors its weights are quantized all the same.
 - A convolution that only such layers read which the table keeps in float is computed in float with them:
   its integer kernel could give them nothing but 8 bits.
+- A layer that the table has in INT8 and that runs in float here computes with the table's steps and bias
+  where they are not the nearest ones: they make up for what the layers before have lost.
 - A layer in float that can only read an 8-bit tensor gets it through a DequantizeLinear with a scale a
   channel, all of them equal. Behind one with a single scale, ONNX Runtime quantizes float weights by itself,
   with one scale for all channels (−4 dB on EfficientNet-Lite0, for one layer that was to stay in float).
@@ -106,6 +108,8 @@ def lower_int8(model: ir.Model, table: QuantizationTable) -> None:
     plan = _plan(graph, table)
     for node in list(graph):
         source = node.inputs[0] if node.inputs else None
+        if is_anchor(node) and node not in plan.integer_nodes and reason_for_float(node, table) is None:
+            _take_steps(graph, node, table)
         if source not in plan.grids:
             continue
         if node in plan.integer_nodes and is_anchor(node):
@@ -349,6 +353,21 @@ def _quantize_weights(graph: ir.Graph, node: ir.Node, grid: _Grid | None, table:
         bias_scales = (grid.scale * scales).astype(np.float32)
         quantized_bias = np.rint(steps / bias_scales).astype(np.int32)
         node.replace_input_with(2, _dequantized(graph, node, bias, quantized_bias, bias_scales, 0))
+
+
+def _take_steps(graph: ir.Graph, node: ir.Node, table: QuantizationTable) -> None:
+    """Give a layer that runs in float the values of the table's steps, and its bias, if they were chosen."""
+    weight, bias = weight_of(node), bias_of(node)
+    assert weight is not None  # it is an anchor
+    assert weight.const_value is not None
+    entry, name = table.weights[str(weight.name)], str(node.outputs[0].name)
+    if entry.moves is None:
+        return
+    values = entry.on_grid(weight.const_value.numpy()).astype(np.float32)
+    node.replace_input_with(1, constant(graph, f"{weight.name}.{name}.on_grid", values))
+    if bias is not None and bias.const_value is not None and bias.name in table.biases:
+        moved = table.bias(bias.name, bias.const_value.numpy()).astype(np.float32)
+        node.replace_input_with(2, constant(graph, f"{bias.name}.{name}.int8", moved))
 
 
 def _dequantized(

@@ -83,7 +83,7 @@ def _clamp_before(value: ir.Value, stop: Collection[ir.Value] = ()) -> ir.Node |
 def _averages(node: ir.Node) -> bool:
     """Whether each number of the output is the mean of some of the input."""
     if node.op_type == "AveragePool":
-        return not (padding(node) and node.attributes.get_int("count_include_pad", 0))
+        return not padding(node) or node.attributes.get_int("count_include_pad", 0) == 0
     return node.op_type in ("GlobalAveragePool", "ReduceMean")
 
 

@@ -49,7 +49,8 @@ def classifier(folder: Path, *, pool: str, transposed: bool) -> ir.Model:
     """A clamp, an average, moved values, and a dense layer with weights either way around."""
     net = Net()
     x = net.clip(net.conv("image", 3, 8), 0, 6)
-    x = net.add(pool, x, **({"kernel_shape": [8, 8]} if pool == "AveragePool" else {}))
+    kernel: dict[str, Any] = {"kernel_shape": [8, 8]} if pool == "AveragePool" else {}
+    x = net.add(pool, x, **kernel)
     x = net.add("Flatten", x, name="vector")
     if transposed:
         net.add("Gemm", x, net.weights(5, 8), net.weights(5), transB=1, name="y")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from edgecnn.errors import BuildError, ModelFormatError
@@ -15,7 +16,7 @@ from edgecnn.export.graph import to_bytes
 from edgecnn.export.lowering import lower_graph
 from edgecnn.export.measure import compiled
 from edgecnn.metadata import QUANTIZATION_KEY
-from edgecnn.quantization import QuantizationTable
+from edgecnn.quantization import QuantizationTable, WeightScales
 from edgecnn.spec import Layout
 from tests.networks import (
     SIDE,
@@ -546,3 +547,27 @@ def test_layers_that_the_table_keeps_in_float(tmp_path: Path) -> None:
     graph.metadata_props[QUANTIZATION_KEY] = unknown.to_json()
     with pytest.raises(ModelFormatError, match="not in the graph as they were, such as nowhere"):
         lower_graph(graph, "int8")
+
+
+def test_a_layer_in_float_keeps_what_its_steps_make_up_for(tmp_path: Path) -> None:
+    """Only a layer in float reads the first one, so that is in float here, though not by the table."""
+    net = Net()
+    x = net.add("Conv", "image", net.weights(8, 3, 3, 3, name="w"), net.weights(8, name="b"), name="first")
+    net.add("Conv", net.relu(x), net.weights(8, 8, 1, 1), name="kept")
+    graph = calibrated(graph_of(net.model(net.pooled("kept")), tmp_path))
+    table = QuantizationTable.from_metadata(graph.metadata_props)
+    assert table is not None
+    values = graph.graph.initializers["w"].const_value.numpy()  # type: ignore[union-attr]
+    nearest = table.weights["w"]
+    steps = np.rint(values / np.reshape(nearest.scales, (8, 1, 1, 1)))
+    moved = np.clip(steps + net.random.integers(-1, 2, steps.shape), -127, 127).astype(np.int8)
+    chosen = WeightScales.with_steps(0, nearest.scales, values, moved)
+    bias = tuple(float(number) for number in net.random.standard_normal(8).astype(np.float32))
+    table = dataclasses.replace(
+        table, weights={**table.weights, "w": chosen}, biases={"b": bias}, kept_in_float={"kept": "a test"}
+    )
+    graph.metadata_props[QUANTIZATION_KEY] = table.to_json()
+    found = run(lowered_bytes(graph), inputs())
+    graph.graph.initializers["w"].const_value = ir.tensor(chosen.on_grid(values).astype(np.float32))
+    graph.graph.initializers["b"].const_value = ir.tensor(np.array(bias, np.float32))
+    assert sqnr_db(run(to_bytes(graph), inputs()), found) > 35
