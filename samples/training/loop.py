@@ -148,7 +148,7 @@ def train(
             shown += (float(value.detach()) - shown) / min(done, 50)
             if done % max(1, steps // 20) == 0:
                 left = (perf_counter() - started) * (steps - done) / done
-                print(f"step {done} of {steps}, loss {shown:.3f}, {left:.0f} s left", flush=True)
+                print(f"step {done} of {steps}, loss {shown:.3g}, {left:.0f} s left", flush=True)
     except KeyboardInterrupt:
         print(f"interrupted after {done} steps; what was learned is kept", flush=True)
     finally:
