@@ -5,9 +5,10 @@
 The network is MTCNN's second, which corrects the box around a face, with the weights of facenet-pytorch. INT8
 moves its boxes. Fine-tuning brings them back towards where the float network has them, on small pictures of
 scikit-image (LFW's faces, and what is no face), and is judged by faces that neither it nor calibration saw:
-on TensorRT's grid they are off by 0.65 % of the box's side before and 0.52 % afterwards; docs/quantization.md has
-all figures. It takes less than four minutes on one core, and needs `facenet-pytorch`, as samples.training.faces does.
+on TensorRT's grid they are off by 0.65 % of a side before and 0.52 % afterwards. docs/quantization.md has all
+figures. It takes less than four minutes on one core.
 
+pip install --no-deps facenet-pytorch==2.6.0
 python -m samples.training.finetune_int8
 """
 
