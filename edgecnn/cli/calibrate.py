@@ -125,12 +125,14 @@ def command(
     from edgecnn.calibration import Budget, calibrate
 
     budget = Budget(min_sqnr_db=min_sqnr, min_agreement=min_agreement, max_drop=_drops(max_drop))
+    if report is not None and report.resolve() == output.resolve():
+        raise click.UsageError("--report: not the file of --output, which would be lost")
     if ranges is not None and method != "auto":
         raise click.UsageError("--method: not with --ranges, which has them")
     if data is None:
         if ranges is None:
             raise click.UsageError("Missing option '--data', or '--ranges'.")
-        if budget or eval_data or report:
+        if budget or eval_data or report or rounding == "adaround":
             raise click.UsageError("only --data can measure: leave out what asks for it, or give frames")
         _import(model, ranges, output, spec_options, force, as_json)
         return

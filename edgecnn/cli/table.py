@@ -46,6 +46,8 @@ def command(
     as_text = output is not None and output.suffix == ".json"
     if tensorrt_version is not None and (output is None or as_text):
         raise click.UsageError("--tensorrt-version: only with a calibration cache")
+    if output is not None and output.resolve() == model.resolve():
+        raise click.UsageError("--output: not MODEL itself, which would be lost")
     from edgecnn.errors import BuildError
     from edgecnn.export.qdq import load_float_graph
     from edgecnn.export.tensorrt.calibration_cache import cache_text, tensor_scales

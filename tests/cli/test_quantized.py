@@ -71,3 +71,22 @@ def test_tensorrt_compiles_it(model: Path, tmp_path: Path, capsys: pytest.Captur
     arguments = ["--precision", "int8", "--target", "tensorrt-rtx", "--compute-capability", "8.6"]
     report = result(capsys, "build", str(model), *arguments, "-o", engine)
     assert report["convolutions"]["int8"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("table", "MODEL", "-o", "MODEL", "--force"),
+        ("calibrate", "MODEL", "--data", "frames.npy", "-o", "OUT", "--report", "OUT"),
+        ("calibrate", "MODEL", "--ranges", "a.cache", "--rounding", "adaround", "-o", "OUT"),
+    ],
+    ids=["table over its model", "report over the model", "rounding without frames"],
+)
+def test_what_would_lose_a_file_or_be_ignored_is_refused(
+    arguments: tuple[str, ...], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, output = model.read_bytes(), tmp_path / "out.onnx"
+    paths = {"MODEL": str(model), "OUT": str(output)}
+    assert main([paths.get(argument, argument) for argument in arguments]) == 2
+    assert "--" in capsys.readouterr().err
+    assert (model.read_bytes(), output.exists()) == (before, False)
