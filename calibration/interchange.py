@@ -193,7 +193,10 @@ def read_ranges(path: str | os.PathLike[str]) -> Ranges:
         entries = {name: _range(scale * LEVELS) for name, scale in scales.items()}
         return Ranges(source=f"{file.name} ({header})", activations=entries)
     if start.startswith(b"{"):
-        table = QuantizationTable.from_json(file.read_text(errors="replace"))
+        try:
+            table = QuantizationTable.from_json(file.read_text(errors="replace"))
+        except ModelFormatError as error:
+            raise ModelFormatError(f"the table in {file} cannot be read", got=str(error.got)) from error
         return Ranges(
             source=f"{file.name} ({table.tool})",
             activations=table.activations,

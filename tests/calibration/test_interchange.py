@@ -293,7 +293,7 @@ def test_a_table_of_other_weights_gives_ranges_alone(tmp_path: Path) -> None:
         (b"TRT-8601-EntropyCalibration2\nimage: 7f800000\n", "damaged in line 2"),
         (b"TRT-8601\n", "not a calibration cache"),
         (b"\x80\x04", "no ranges that are known here"),
-        (b"{", "cannot be read"),
+        (b"{", "ranges cannot be read"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(content: bytes, words: str, tmp_path: Path) -> None:
