@@ -120,7 +120,8 @@ def equalize(
     found = {**stats, **_observed(model, changed, inputs, threads)}
     equalized = noise(found)
     gains = equalized.gains_db(plain)
-    accepted = equalized[0] < _BETTER * plain[0] and equalized[1] <= plain[1]
+    (symmetric, onnxruntime), before_it = equalized.totals, plain.totals
+    accepted = symmetric < _BETTER * before_it[0] and onnxruntime <= before_it[1]
     progress("equalizing", 2, 2)
     result = Equalization(
         layers=len(stretches),

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecnn.calibration.adjustments import Adjustment
+from edgecnn.calibration.adjustments import Adjustment, judging_inputs
 from edgecnn.calibration.measurement import Measured, Measuring
 from edgecnn.calibration.observers import TensorStats
+from edgecnn.calibration.outputs import errors_on_grids, outputs_of
 from edgecnn.calibration.recipe import Recipe
 from edgecnn.calibration.search import Mix, Trial, reason, search
 from edgecnn.calibration.sensitivity import measure_sensitivities
@@ -25,6 +26,8 @@ __all__ = ["Outcome", "find_outcome"]
 
 _NARROW = 5.0
 """Frames that amount to fewer different ones are said to be too much alike; see docs/quantization.md."""
+
+_TOLERABLE_DB = 1.0
 
 _PLAINLY = "the largest magnitudes and nearest steps"
 
@@ -88,7 +91,9 @@ def find_outcome(
     if not recipe.is_plain:
         plainly = measuring(plain.unrounded, "comparing with the plain way")
         worse = first.measured.worse_than(plainly)
-        if worse is not None:
+        if worse is not None and (
+            way.unrounded.method != "auto" or _loses(way, rounded, plain, image, measuring.frames, recipe)
+        ):
             words = f"{way.unrounded.method} ranges with {recipe.rounding} rounding gave {worse}"
             by_name = way.unrounded.method != "auto"
             warnings.append(f"{words}, which {_PLAINLY} give" if by_name else f"{words}: {_PLAINLY} are kept")
@@ -105,6 +110,23 @@ def find_outcome(
         mix=mix,
         warnings=tuple(warnings),
     )
+
+
+def _loses(
+    way: Way, rounded: Rounded, plain: Way, image: ImageSpec, frames: FrameSet, recipe: Recipe
+) -> bool:
+    """Whether a way loses against the plain one in the usual frame, too.
+
+    That is more than 1 dB on one grid, or more than it gains on the other.
+    """
+    inputs = judging_inputs(plain.model, image, frames)
+    reference = outputs_of(plain.model, inputs, threads=recipe.threads)
+    errors, plainly = (
+        errors_on_grids(one.model, table, inputs, reference, threads=recipe.threads)
+        for one, table in ((way, rounded.table), (plain, plain.unrounded))
+    )
+    gains = errors.usual_gains_db(plainly)
+    return min(gains) < -_TOLERABLE_DB or sum(gains) < 0
 
 
 def _narrow(table: QuantizationTable) -> list[str]:

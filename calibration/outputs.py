@@ -23,18 +23,37 @@ __all__ = ["Errors", "errors_on_grids", "outputs_of"]
 
 
 class Errors(NamedTuple):
-    """The squared error of all outputs: on TensorRT's grid, and as ONNX Runtime runs it."""
+    """The squared error of all outputs in each frame, (frames,).
 
-    symmetric: float
-    onnxruntime: float
+    Attributes:
+        symmetric: on TensorRT's grid.
+        onnxruntime: as ONNX Runtime runs it.
+    """
+
+    symmetric: NDArray[np.float64]
+    onnxruntime: NDArray[np.float64]
+
+    @property
+    def totals(self) -> tuple[float, float]:
+        """Over all frames."""
+        return float(self.symmetric.sum()), float(self.onnxruntime.sum())
 
     def gains_db(self, other: Errors) -> tuple[float, float]:
-        """By how much the SQNR is higher than with `other`'s; 0 where that says nothing."""
+        """By how much the SQNR over all frames is higher than with `other`'s; 0 where that says nothing."""
+        first, second = (_gain_db(*pair) for pair in zip(self.totals, other.totals, strict=True))
+        return first, second
+
+    def usual_gains_db(self, other: Errors) -> tuple[float, float]:
+        """The same in the usual frame, the median of all: a few with large errors do not decide."""
         first, second = (
-            10 * math.log10(two / one) if 0 < one < math.inf and 0 < two < math.inf else 0.0
+            float(np.median([_gain_db(*pair) for pair in zip(one, two, strict=True)]))
             for one, two in zip(self, other, strict=True)
         )
         return first, second
+
+
+def _gain_db(one: float, two: float) -> float:
+    return 10 * math.log10(two / one) if 0 < one < math.inf and 0 < two < math.inf else 0.0
 
 
 def outputs_of(
@@ -68,7 +87,7 @@ def errors_on_grids(
     quantize(symmetric.graph, table, set(symmetric.graph))
     other.metadata_props[QUANTIZATION_KEY] = table.to_json()
     found = [
-        float(np.square(outputs_of(one, inputs, threads=threads) - reference).sum())
+        np.square(outputs_of(one, inputs, threads=threads) - reference).sum(axis=1)
         for one in (symmetric, lower_graph(other, "int8"))
     ]
     return Errors(*found)

@@ -3,14 +3,20 @@
 The error that counts is not that of the tensor but that of the layers that read it: with x the columns that
 such a layer with weights W reads in the float network, and q(x) the same through the candidate's grid,
 
-    Σ (W · q(x) − W · x)²
+    Σ (W · q(x) − W · x)² / Σ (W · x)²
 
-over some frames and all layers that read the tensor. An error in a channel that no weight takes up costs
-nothing. The grid is the one that TensorRT will have: 254 steps for a centred tensor.
+in each frame, added up over some frames and all layers that read the tensor. An error in a channel that no
+weight takes up costs nothing. Frames count alike: where numbers are large, what follows is large as well, and
+else the few largest would decide. Only of a layer behind which there is no other, whose error is that of the
+network's outputs, the error is not divided. The grid is the one that TensorRT will have: 254 steps for a
+centred tensor.
 
 The network's input has one more candidate, the pixels' own steps: with mean 127 and standard deviation 128
 all but the brightest of the 256 levels are on the grid, where 127 steps up to the largest magnitude miss
 nearly every one.
+
+What a dense layer makes or reads has one number a channel and frame: too few to know how large it can be. So
+its largest magnitude, and a quarter more, is its range.
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ from edgecnn.calibration.grams import layer_of
 from edgecnn.calibration.observers import TensorStats
 from edgecnn.calibration.ranges import METHODS, choose_range
 from edgecnn.calibration.stream import Stream
-from edgecnn.export.placement import is_anchor, scale_source
+from edgecnn.export.placement import is_anchor, is_mover, scale_source
 from edgecnn.progress import Progress, no_progress
 from edgecnn.quantization import LEVELS, ActivationRange
 from edgecnn.spec import ImageSpec
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["select_ranges"]
 
+_ROOM = 1.25  # for numbers larger than any that was seen
 _POSITIONS = 32  # of each feature map: many frames tell more of outliers than many places of a few
 
 
@@ -84,22 +91,51 @@ def select_ranges(
             continue
         stream.advance(str(node.outputs[0].name), {})
         matrix = layer.matrix(weight.const_value.numpy()).astype(np.float32)
+        follows = _is_followed(node)
         assert value is not None
         for index in range(len(inputs)):
             columns = layer.columns(stream.tensor(index, str(value.name)), index, _POSITIONS)
+            energy = float(np.square(matrix @ columns).sum()) if follows else 1.0
             lowest, highest = (0, 2 * LEVELS) if source in centred else (-LEVELS, LEVELS)
             for amax in candidates[source]:
                 scale = np.float32(amax / highest)
                 difference = np.clip(np.rint(columns / scale), lowest, highest) * scale - columns
                 moved = matrix @ difference
-                errors[source][amax] += float(np.vdot(moved, moved))
+                errors[source][amax] += float(np.vdot(moved, moved)) / max(energy, 1e-30)
     chosen = {
         name: ranges[min(ranges, key=lambda amax, name=name: (errors[name][amax], -amax))]  # type: ignore[misc]
         if name in read
         else choose_range(stats[name], "percentile")
         for name, ranges in candidates.items()
     }
+    for name in _flat(model) & stats.keys():
+        largest = choose_range(stats[name], "minmax")
+        chosen[name] = dataclasses.replace(largest, amax=_ROOM * largest.amax)
     return {name: dataclasses.replace(entry, centred=name in centred) for name, entry in chosen.items()}
+
+
+def _is_followed(node: ir.Node) -> bool:
+    """Whether another layer comes behind a node."""
+    ahead, seen = list(node.outputs), set(node.outputs)
+    while ahead:
+        for use in ahead.pop().uses():
+            if is_anchor(use.node):
+                return True
+            new = [value for value in use.node.outputs if value not in seen]
+            ahead += new
+            seen.update(new)
+    return False
+
+
+def _flat(model: ir.Model) -> set[str]:
+    """Tensors with one number a channel, but for those that are feature maps in another shape."""
+    return {
+        str(value.name)
+        for node in model.graph
+        if not is_mover(node)
+        for value in node.outputs
+        if value.shape is not None and len(value.shape) == 2
+    }
 
 
 def _pixel_steps(

@@ -19,7 +19,7 @@ from edgecnn.calibration import Budget, calibrate
 from edgecnn.calibration.adjustments import measure_adjustments
 from edgecnn.calibration.observation import observe_activations, weight_scales
 from edgecnn.calibration.outputs import Errors
-from edgecnn.dataset import FrameSet
+from edgecnn.dataset import FrameSet, open_frames
 from edgecnn.errors import (
     BuildError,
     DataError,
@@ -296,7 +296,8 @@ def test_adjustments_are_judged_on_both_grids_by_frames_from_everywhere(
 
     def errors(_: Any, tried: QuantizationTable, *__: Any, **___: Any) -> Errors:
         """Biases help a little on TensorRT's grid, and harm more on the other."""
-        return Errors(0.9, 1.2) if tried.biases else Errors(1.0, 1.0)
+        symmetric, onnxruntime = (0.9, 1.2) if tried.biases else (1.0, 1.0)
+        return Errors(np.full(32, symmetric), np.full(32, onnxruntime))
 
     monkeypatch.setattr("edgecnn.calibration.adjustments.errors_on_grids", errors)
     found, adjustments = measure_adjustments(
@@ -308,6 +309,30 @@ def test_adjustments_are_judged_on_both_grids_by_frames_from_everywhere(
         "bias correction", False, 0.46, -0.79
     )  # fmt: skip
     assert not found.biases
+
+
+def test_a_loss_in_a_few_frames_takes_nothing_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = load_graph(network(tmp_path))
+    table = calibrate(network(tmp_path), data, tmp_path / "out.onnx", method="minmax").table
+    table, _ = spoil(graph, table)
+
+    def errors(_: Any, tried: QuantizationTable, *__: Any, **___: Any) -> Errors:
+        """Biases halve the error of all frames but one, whose error is then larger than all others."""
+        found = np.full(32, 1.0)
+        if tried.biases:
+            found = np.where(np.arange(32) == 7, 100.0, 0.5)
+        return Errors(found, found)
+
+    monkeypatch.setattr("edgecnn.calibration.adjustments.errors_on_grids", errors)
+    found, adjustments = measure_adjustments(graph, spec().image, table, {}, None, open_frames(data))
+    assert [(one.name, one.accepted, one.gain_db) for one in adjustments][-1] == (
+        "bias correction",
+        True,
+        3.01,
+    )
+    assert found.biases == table.biases
 
 
 def test_the_plain_way_is_kept_where_it_is_better(

@@ -23,7 +23,7 @@ from edgecnn.export.lowering.tensorrt_int8 import quantize
 from edgecnn.metadata import QUANTIZATION_KEY
 from edgecnn.preprocess import Preprocessor
 from edgecnn.quantization import QuantizationTable
-from tests.networks import Net, frames, graph_of, run, spec
+from tests.networks import SIDE, Net, frames, graph_of, run, spec
 
 
 def tensors(count: int = 24, seed: int = 0) -> list[NDArray[np.float32]]:
@@ -228,6 +228,41 @@ def test_a_range_is_chosen_by_what_the_next_layer_makes_of_it(tmp_path: Path) ->
     chosen = select_ranges(graph, stats, tensors())
     assert chosen["x"].amax == min(
         choose_range(stats["x"], method).amax for method in ("minmax", "entropy", "percentile", "mse")
+    )
+
+
+def test_frames_count_alike_but_for_the_last_layer(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pictures = [random.integers(125, 131, (SIDE, SIDE, 3), np.uint8) for _ in range(100)]
+    pictures[40][3, 5, 1] = 255  # 60 times as far from zero as all else
+    inputs, preprocess = [], Preprocessor(spec().image)
+    for picture in pictures:
+        preprocess(picture)
+        inputs.append(preprocess.tensor.copy())
+    ranges = []
+    for layers in (1, 2):
+        net, x = Net(), "image"
+        for number in range(layers):
+            x = net.conv(x, 3, 3, 1) if number == layers - 1 else net.relu(net.conv(x, 3, 3, 1))
+        net.add("Flatten", x, name="y")
+        graph = graph_of(net.model("y"), tmp_path)
+        stats, *_ = observe_activations(graph, spec().image, pictures)
+        ranges.append(select_ranges(graph, stats, inputs)["image"].amax)
+    assert ranges[0] > 1  # one frame's error is more than all others'
+    assert ranges[1] < 0.1
+
+
+def test_dense_layers_have_room_for_larger_numbers(tmp_path: Path) -> None:
+    net = Net()
+    x = net.add("Flatten", net.relu(net.conv("image", 3, 4)), name="map")
+    x = net.add("Relu", net.add("Gemm", x, net.weights(4 * SIDE * SIDE, 8)), name="hidden")
+    net.add("Gemm", x, net.weights(8, 2), name="y")
+    graph = graph_of(net.model("y"), tmp_path)
+    stats, *_ = observe_activations(graph, spec().image, frames(24))
+    chosen = select_ranges(graph, stats, tensors())
+    assert chosen["hidden"].amax == pytest.approx(1.25 * stats["hidden"].amax)
+    assert all(
+        entry.amax <= stats[name].amax for name, entry in chosen.items() if name not in ("hidden", "y")
     )
 
 
