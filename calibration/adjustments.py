@@ -2,19 +2,18 @@
 
 On both grids, everything is measured as it is in the end but for one thing that is taken away: the chosen
 ranges (largest magnitudes instead), the finer grid of centred tensors (TensorRT's alone), the chosen steps of
-the weights (the nearest instead), the moved biases. What loses more than half a dB on a grid, over all frames
-and in the usual one, is taken out of the table before the next one is asked; so are biases that lose more on
-one grid than they gain on the other. Over all frames, the few with the largest errors decide; a loss that the
-usual frame does not have is chance, more often than not (benchmarks/LOG.md). Equalization was asked before
-all else, on frames of calibration.
+the weights (the nearest instead), the moved biases. What loses on a grid, by more than the standard error of
+its mean over the frames' sources, is taken out of the table before the next one is asked. Sources count, and
+not frames or errors: the error over all frames is that of the few where it is largest, often of one photo
+(benchmarks/LOG.md). Equalization was asked before all else, on frames of calibration.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +31,10 @@ from edgecnn.spec import ImageSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Adjustment", "judging_inputs", "measure_adjustments"]
+__all__ = ["Adjustment", "Judges", "judges_of", "measure_adjustments"]
 
 _FRAMES = 32
-_TOLERABLE_DB = 0.5  # frames are few, and all but biases has been asked of other frames before
+_FEWEST_SOURCES = 4  # with fewer, each frame counts as one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +44,19 @@ class Adjustment:
     Attributes:
         name: `equalization`, `ranges`, `centring`, `rounding` or `bias correction`.
         accepted: whether it is in the table, or in the weights.
-        gain_db: by how much the SQNR of all outputs is higher with it than without it, on TensorRT's grid, in
-            the usual frame (the median of all; of equalization, over all frames).
-        onnxruntime_gain_db: the same as ONNX Runtime runs it.
+        gain_db: by how much the SQNR of all outputs is higher with it than without it, on TensorRT's grid;
+            the mean over the frames' sources (of equalization, over all frames at once).
+        gain_error_db: the standard error of that mean; None where it is none.
+        onnxruntime_gain_db, onnxruntime_gain_error_db: the same as ONNX Runtime runs it.
         extent: to how much of the network it was applied, in words.
     """
 
     name: str
     accepted: bool
     gain_db: float
+    gain_error_db: float | None = None
     onnxruntime_gain_db: float
+    onnxruntime_gain_error_db: float | None = None
     extent: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,15 +64,24 @@ class Adjustment:
         return dataclasses.asdict(self)
 
 
-def judging_inputs(model: ir.Model, image: ImageSpec, frames: FrameSet) -> list[NDArray[np.float32]]:
-    """The network's input tensors for 32 frames at most, evenly spaced."""
-    inputs = []
+class Judges(NamedTuple):
+    """Frames that judge: the network's input tensor for each, and which source it comes from."""
+
+    inputs: Sequence[NDArray[np.float32]]
+    sources: Sequence[object]
+
+
+def judges_of(model: ir.Model, image: ImageSpec, frames: FrameSet) -> Judges:
+    """32 frames at most, evenly spaced."""
+    some, inputs = frames.spaced(_FRAMES), []
     preprocess = Preprocessor(image, batch=fixed_batch(model))
-    for frame in frames.spaced(_FRAMES):
+    for frame in some:
         for row in range(len(preprocess.tensor)):
             preprocess(frame, row)
         inputs.append(preprocess.tensor.copy())
-    return inputs
+    # Where a file could not be read, it is not known which one.
+    known = len(inputs) == some.count and len(set(some.sources)) >= _FEWEST_SOURCES
+    return Judges(inputs, some.sources if known else range(len(inputs)))
 
 
 def measure_adjustments(
@@ -96,7 +107,7 @@ def measure_adjustments(
         threads: CPU threads; ONNX Runtime's own choice where None.
         progress: called as variants are done.
     """
-    inputs = judging_inputs(model, image, frames)
+    inputs, sources = judges_of(model, image, frames)
     plain = {name: entry for name, entry in largest.items() if name in table.activations}
     reference = outputs_of(model, inputs, threads=threads)
 
@@ -142,15 +153,16 @@ def measure_adjustments(
             continue
         changes = without_it()
         without = errors(changes)
-        total, usual = with_all.gains_db(without), with_all.usual_gains_db(without)
-        least = min(max(pair) for pair in zip(total, usual, strict=True))
-        accepted = least >= -_TOLERABLE_DB and (name != "bias correction" or sum(usual) >= 0)
+        symmetric, onnxruntime = with_all.gains_by_source(without, sources)
+        accepted = not (symmetric.is_loss or onnxruntime.is_loss)
         found.append(
             Adjustment(
                 name=name,
                 accepted=accepted,
-                gain_db=round(usual[0], 2),
-                onnxruntime_gain_db=round(usual[1], 2),
+                gain_db=round(symmetric.mean_db, 2),
+                gain_error_db=round(symmetric.error_db, 2),
+                onnxruntime_gain_db=round(onnxruntime.mean_db, 2),
+                onnxruntime_gain_error_db=round(onnxruntime.error_db, 2),
                 extent=f"{count} {unit}",
             )
         )

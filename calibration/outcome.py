@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecnn.calibration.adjustments import Adjustment, judging_inputs
+from edgecnn.calibration.adjustments import Adjustment, judges_of
 from edgecnn.calibration.measurement import Measured, Measuring
 from edgecnn.calibration.observers import TensorStats
 from edgecnn.calibration.outputs import errors_on_grids, outputs_of
@@ -26,8 +26,6 @@ __all__ = ["Outcome", "find_outcome"]
 
 _NARROW = 5.0
 """Frames that amount to fewer different ones are said to be too much alike; see docs/quantization.md."""
-
-_TOLERABLE_DB = 1.0
 
 _PLAINLY = "the largest magnitudes and nearest steps"
 
@@ -115,18 +113,14 @@ def find_outcome(
 def _loses(
     way: Way, rounded: Rounded, plain: Way, image: ImageSpec, frames: FrameSet, recipe: Recipe
 ) -> bool:
-    """Whether a way loses against the plain one in the usual frame, too.
-
-    That is more than 1 dB on one grid, or more than it gains on the other.
-    """
-    inputs = judging_inputs(plain.model, image, frames)
+    """Whether a way loses against the plain one by more than chance, over the frames' sources, on a grid."""
+    inputs, sources = judges_of(plain.model, image, frames)
     reference = outputs_of(plain.model, inputs, threads=recipe.threads)
     errors, plainly = (
         errors_on_grids(one.model, table, inputs, reference, threads=recipe.threads)
         for one, table in ((way, rounded.table), (plain, plain.unrounded))
     )
-    gains = errors.usual_gains_db(plainly)
-    return min(gains) < -_TOLERABLE_DB or sum(gains) < 0
+    return any(gain.is_loss for gain in errors.gains_by_source(plainly, sources))
 
 
 def _narrow(table: QuantizationTable) -> list[str]:

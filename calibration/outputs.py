@@ -19,7 +19,7 @@ from edgecnn.quantization import QuantizationTable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Errors", "errors_on_grids", "outputs_of"]
+__all__ = ["Errors", "Gain", "errors_on_grids", "outputs_of"]
 
 
 class Errors(NamedTuple):
@@ -43,13 +43,41 @@ class Errors(NamedTuple):
         first, second = (_gain_db(*pair) for pair in zip(self.totals, other.totals, strict=True))
         return first, second
 
-    def usual_gains_db(self, other: Errors) -> tuple[float, float]:
-        """The same in the usual frame, the median of all: a few with large errors do not decide."""
-        first, second = (
-            float(np.median([_gain_db(*pair) for pair in zip(one, two, strict=True)]))
+    def gains_by_source(self, other: Errors, sources: Sequence[object]) -> tuple[Gain, Gain]:
+        """The same in each source alone, which several frames may come from."""
+        numbers = np.array([list(dict.fromkeys(sources)).index(source) for source in sources])
+        gains = [
+            [
+                _gain_db(float(one[numbers == number].sum()), float(two[numbers == number].sum()))
+                for number in range(numbers.max() + 1)
+            ]
             for one, two in zip(self, other, strict=True)
-        )
-        return first, second
+        ]
+        return Gain.of(gains[0]), Gain.of(gains[1])
+
+
+class Gain(NamedTuple):
+    """What something brings, over several sources of frames.
+
+    Attributes:
+        mean_db: the mean of the gains in all sources.
+        error_db: its standard error; 0 where there is but one source.
+    """
+
+    mean_db: float
+    error_db: float
+
+    @classmethod
+    def of(cls, gains_db: Sequence[float]) -> Gain:
+        """The mean and its error."""
+        count = len(gains_db)
+        deviation = float(np.std(gains_db, ddof=1)) if count > 1 else 0.0
+        return cls(float(np.mean(gains_db)), deviation / math.sqrt(count))
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is a loss, by more than its error."""
+        return self.mean_db < -self.error_db
 
 
 def _gain_db(one: float, two: float) -> float:

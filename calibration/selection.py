@@ -40,7 +40,7 @@ from edgecnn.spec import ImageSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["select_ranges"]
+__all__ = ["largest_ranges", "select_ranges"]
 
 _ROOM = 1.25  # for numbers larger than any that was seen
 _POSITIONS = 32  # of each feature map: many frames tell more of outliers than many places of a few
@@ -108,10 +108,17 @@ def select_ranges(
         else choose_range(stats[name], "percentile")
         for name, ranges in candidates.items()
     }
-    for name in _flat(model) & stats.keys():
-        largest = choose_range(stats[name], "minmax")
-        chosen[name] = dataclasses.replace(largest, amax=_ROOM * largest.amax)
+    largest = largest_ranges(model, stats)
+    chosen |= {name: largest[name] for name in _flat(model) & stats.keys()}
     return {name: dataclasses.replace(entry, centred=name in centred) for name, entry in chosen.items()}
+
+
+def largest_ranges(model: ir.Model, stats: Mapping[str, TensorStats]) -> dict[str, ActivationRange]:
+    """The largest magnitudes, with room for larger ones around dense layers."""
+    ranges = {name: choose_range(entry, "minmax") for name, entry in stats.items()}
+    for name in _flat(model) & stats.keys():
+        ranges[name] = dataclasses.replace(ranges[name], amax=_ROOM * ranges[name].amax)
+    return ranges
 
 
 def _is_followed(node: ir.Node) -> bool:

@@ -26,7 +26,7 @@ from edgecnn.calibration.ranges import choose_range
 from edgecnn.calibration.recipe import Recipe, Rounding
 from edgecnn.calibration.sample import KeptFrames, diversity
 from edgecnn.calibration.second_order import LayerRounding, round_network
-from edgecnn.calibration.selection import select_ranges
+from edgecnn.calibration.selection import largest_ranges, select_ranges
 from edgecnn.dataset import FrameSet
 from edgecnn.quantization import QuantizationTable
 from edgecnn.spec import ImageSpec
@@ -180,7 +180,7 @@ def _chosen_by_effect(plain: Way, image: ImageSpec, recipe: Recipe) -> tuple[Way
     stats = equalization.stats if equalization is not None and accepted else plain.stats
     table = dataclasses.replace(
         plain.unrounded,
-        activations={name: choose_range(entry, "minmax") for name, entry in stats.items()},
+        activations=largest_ranges(model, stats),
         weights=weight_scales(model),
         method="auto",
     )
@@ -211,7 +211,7 @@ def _adjusted(
         way.model,
         image,
         rounded.table,
-        {name: choose_range(entry, "minmax") for name, entry in way.stats.items()},
+        largest_ranges(way.model, way.stats),
         equalization,
         judging,
         threads=recipe.threads,

@@ -64,6 +64,11 @@ class FrameSet:
         return len(self.positions)
 
     @property
+    def sources(self) -> Sequence[object]:
+        """Which source each frame comes from, for each of `positions`; each its own where not known."""
+        return self._sources
+
+    @property
     def skipped(self) -> list[Skipped]:
         """What could not be read so far, each once."""
         return list(dict.fromkeys(self._skipped))

@@ -216,7 +216,7 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
         (
             f"{one.name}, {one.extent}" + ("" if one.accepted else ": not taken"),
             "",
-            f"{one.gain_db:+.1f} dB",
+            f"{one.gain_db:+.1f} dB" + ("" if one.gain_error_db is None else f" ± {one.gain_error_db:.1f}"),
             "",
         )
         for one in result.adjustments

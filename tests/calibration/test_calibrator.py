@@ -19,7 +19,7 @@ from edgecnn.calibration import Budget, calibrate
 from edgecnn.calibration.adjustments import measure_adjustments
 from edgecnn.calibration.observation import observe_activations, weight_scales
 from edgecnn.calibration.outputs import Errors
-from edgecnn.dataset import FrameSet, open_frames
+from edgecnn.dataset import FrameSet
 from edgecnn.errors import (
     BuildError,
     DataError,
@@ -311,28 +311,29 @@ def test_adjustments_are_judged_on_both_grids_by_frames_from_everywhere(
     assert not found.biases
 
 
-def test_a_loss_in_a_few_frames_takes_nothing_out(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("losing", "accepted"), [(1, True), (5, False)])
+def test_one_source_that_loses_takes_nothing_out(
+    losing: int, accepted: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = load_graph(network(tmp_path))
     table = calibrate(network(tmp_path), data, tmp_path / "out.onnx", method="minmax").table
     table, _ = spoil(graph, table)
 
     def errors(_: Any, tried: QuantizationTable, *__: Any, **___: Any) -> Errors:
-        """Biases halve the error of all frames but one, whose error is then larger than all others."""
+        """Biases halve the error of sources, of four frames each; of some it is ten times as large."""
         found = np.full(32, 1.0)
         if tried.biases:
-            found = np.where(np.arange(32) == 7, 100.0, 0.5)
+            found = np.where(np.arange(32) < 4 * losing, 10.0, 0.5)
         return Errors(found, found)
 
     monkeypatch.setattr("edgecnn.calibration.adjustments.errors_on_grids", errors)
-    found, adjustments = measure_adjustments(graph, spec().image, table, {}, None, open_frames(data))
-    assert [(one.name, one.accepted, one.gain_db) for one in adjustments][-1] == (
-        "bias correction",
-        True,
-        3.01,
-    )
-    assert found.biases == table.biases
+    sources = [index // 4 for index in range(32)]
+    images = FrameSet("frames", range(32), lambda positions: iter(frames(len(positions))), sources=sources)
+    found, adjustments = measure_adjustments(graph, spec().image, table, {}, None, images)
+    last = adjustments[-1]
+    assert (last.name, last.accepted) == ("bias correction", accepted)
+    assert last.gain_db == pytest.approx((3.01 * (8 - losing) - 10 * losing) / 8, abs=0.01)
+    assert bool(found.biases) == accepted
 
 
 def test_the_plain_way_is_kept_where_it_is_better(
