@@ -14,8 +14,9 @@ peer.
 Rows of ours: *symmetric* is what TensorRT gets, with all else in FP32 as the peers have it; *ONNX
 Runtime* its lowering; *dense in float* the same table with all Gemm and MatMul in float, as Model
 Optimizer has them; *mixed* has layers in float until 25 dB and, of a classifier, an agreement of 0.985
-are met, where INT8 everywhere does not meet them. `again` says whether a second run gave the same bytes.
-TensorRT for RTX compiles what we lower for it, for SM86 and SM120, if it is installed.
+are met, where INT8 everywhere does not meet them. Who asks for such an agreement needs more frames: 200
+others of calibration's sources, of which half choose. `again` says whether a second run gave the same
+bytes. TensorRT for RTX compiles what we lower for it, for SM86 and SM120, if it is installed.
 
 The peers run in environments of their own, folders in --peers:
 
@@ -49,7 +50,7 @@ from numpy.typing import NDArray
 
 from benchmarks.photos import OPENCV_DOC, Photos
 from benchmarks.quantization_tools import PEERS, RECIPES, Tool, quantize_with
-from benchmarks.trained import MODELS, Trained, photos_of
+from benchmarks.trained import MODELS, Trained, more_of, photos_of
 from edgecnn.backends.onnxruntime import create_session
 from edgecnn.errors import EdgeCNNError
 from edgecnn.export.graph import load_graph, to_bytes
@@ -111,11 +112,8 @@ class _Comparison:
         calibration, self.evaluation = photos_of(
             model, arguments.opencv_doc, (CALIBRATION, arguments.evaluation)
         )
-        # Files whose names tell the source, by which calibration holds a fifth of them out, as for anybody.
-        (folder / "frames").mkdir(exist_ok=True)
-        for index, (frame, source) in enumerate(zip(calibration.frames, calibration.sources, strict=True)):
-            name = f"{calibration.names[source]}_{index:04}.png"
-            cv2.imwrite(str(folder / "frames" / name), frame[:, :, ::-1])
+        _write_frames(calibration, folder / "frames")
+        _write_frames(more_of(model, arguments.opencv_doc, CALIBRATION), folder / "more frames")
         np.save(folder / "tensors.npy", _tensors(self.spec, calibration))
         self.judged = _tensors(self.spec, self.evaluation)
         first = self._session(to_bytes(self.graph)).get_outputs()[0]
@@ -137,7 +135,7 @@ class _Comparison:
                 budget = self._missed(rows)
                 if not budget:
                     continue
-                recipe = {"budget": budget}
+                recipe = {"budget": budget, "evaluation_data": str(self.folder / "more frames")}
             rows |= self._ours(label, recipe)
         for label, tool in PEERS.items():
             python = (self.arguments.peers or Path("/nowhere")) / tool.interpreter / "bin" / "python"
@@ -280,6 +278,13 @@ class _Comparison:
         draws = np.random.default_rng(0).integers(0, len(numbers), (_DRAWS, len(numbers)))
         sums: NDArray[np.float64] = totals[:, draws].sum(axis=2)
         return sums
+
+
+def _write_frames(photos: Photos, folder: Path) -> None:
+    """Files whose names tell the source, by which calibration holds some of them out, as for anybody."""
+    folder.mkdir(exist_ok=True)
+    for index, (frame, source) in enumerate(zip(photos.frames, photos.sources, strict=True)):
+        cv2.imwrite(str(folder / f"{photos.names[source]}_{index:04}.png"), frame[:, :, ::-1])
 
 
 def _decibels(signal: Any, noise: Any) -> Any:

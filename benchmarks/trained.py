@@ -186,19 +186,34 @@ def _each_its_own(frames: Sequence[NDArray[np.uint8]]) -> Photos:
 
 
 def photos_of(model: Trained, opencv_doc: Path, counts: tuple[int, int]) -> tuple[Photos, Photos]:
-    """Frames to calibrate with and frames to judge by, `counts` of them."""
+    """Frames to calibrate with and frames to judge by, `counts` of them, of different sources."""
     if model.frames is not None:
         return model.frames(counts[0], True), model.frames(counts[1], False)
+    calibration, evaluation = (
+        collect(side, crops=-(-count // len(side)), limit=count, seed=seed)
+        for seed, (side, count) in enumerate(zip(_sides(opencv_doc), counts, strict=True))
+    )
+    return calibration, evaluation
+
+
+def more_of(model: Trained, opencv_doc: Path, count: int) -> Photos:
+    """Other frames of the sources to calibrate with."""
+    if model.frames is not None:
+        both = model.frames(2 * count, True)
+        return Photos(both.frames[count:], both.sources[count:], both.names)
+    side, _ = _sides(opencv_doc)
+    found = collect(side, crops=1 - (-count // len(side)), limit=count + len(side), seed=2)
+    # The first crop of each is the middle, which calibration has as well.
+    others = np.flatnonzero(np.append(False, found.sources[1:] == found.sources[:-1]))
+    return Photos(found.frames[others], found.sources[others], found.names)
+
+
+def _sides(opencv_doc: Path) -> tuple[list[Path], list[Path]]:
     paths = sources(opencv_doc)
-    sides = (
+    return (
         [path for index, path in enumerate(paths) if index % 5 in (0, 2)],
         [path for index, path in enumerate(paths) if index % 5 not in (0, 2)],
     )
-    calibration, evaluation = (
-        collect(side, crops=-(-count // len(side)), limit=count, seed=seed)
-        for seed, (side, count) in enumerate(zip(sides, counts, strict=True))
-    )
-    return calibration, evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
