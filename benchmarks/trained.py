@@ -25,7 +25,7 @@ from edgecnn.export.graph import load_graph, to_bytes
 from edgecnn.metadata import ACCURACY_KEY, QUANTIZATION_KEY
 from edgecnn.spec import ModelSpec, image_spec
 
-__all__ = ["MODELS", "Trained", "photos_of"]
+__all__ = ["MODELS", "Trained", "more_of", "photos_of"]
 
 _SAMPLES = Path(__file__).parents[1] / "samples" / "models"
 
