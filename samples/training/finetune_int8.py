@@ -5,7 +5,7 @@
 The network is MTCNN's second, which corrects the box around a face, with the weights of facenet-pytorch. INT8
 moves its boxes. Fine-tuning brings them back towards where the float network has them, on small pictures of
 scikit-image (LFW's faces, and what is no face), and is judged by faces that neither it nor calibration saw:
-on TensorRT's grid they are off by 0.65 % of a side before and 0.52 % afterwards. docs/quantization.md has all
+on TensorRT's grid they are off by 0.43 % of a side before and 0.37 % afterwards. docs/quantization.md has all
 figures. It takes a minute and a half on one core (OMP_NUM_THREADS=1, as there), less than four on a busy one.
 
 pip install --no-deps facenet-pytorch==2.6.0
