@@ -35,7 +35,7 @@ from edgecnn.calibration.ranges import Method
 from edgecnn.calibration.recipe import Recipe, Rounding
 from edgecnn.calibration.result import CalibrationResult
 from edgecnn.dataset import FrameSet, open_frames
-from edgecnn.errors import BuildError
+from edgecnn.errors import BuildError, OutputError
 from edgecnn.evaluation import LabelledSet
 from edgecnn.export.graph import load_graph, save_graph
 from edgecnn.export.lowering import refuse_lowered
@@ -99,13 +99,17 @@ def calibrate(
         BuildError: the model is lowered or quantized already, or has nothing that INT8 speeds up.
         ModelFormatError, ModelNotFoundError, SpecError: the model cannot be used.
         SourceError: a video or camera cannot be opened.
-        OutputError, OutputExistsError: `output` or `report` cannot be written.
+        OutputError, OutputExistsError: `output` or `report` cannot be written, or are the same file.
         BackendUnavailableError: AdaRound without PyTorch.
     """
     Recipe.check(method, rounding)
     target = check_output(output, force=force)
     if report is not None:
         check_output(report, force=force)
+        if Path(report).resolve() == target.resolve():
+            raise OutputError(
+                f"cannot write {report}", got="the calibrated model's own path", expected="another file"
+            )
     budget = budget or Budget()
     graph, spec = _load(model, spec)
     recipe = Recipe(

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from edgecnn import __version__
 from edgecnn.calibration.observation import weight_scales
+from edgecnn.calibration.ranges import SMALLEST_AMAX
 from edgecnn.errors import BuildError, ModelFormatError, ModelNotFoundError
 from edgecnn.export.graph import load_graph, save_graph
 from edgecnn.export.lowering import refuse_lowered
@@ -58,6 +59,7 @@ __all__ = ["IMPORTED", "Import", "Ranges", "import_ranges", "match_ranges", "on_
 
 IMPORTED = "imported"
 
+_LARGEST_AMAX = float(np.finfo(np.float32).max)
 _SMALLEST_COVERAGE = 0.5
 _OTHER_WEIGHTS = 0.75
 """By how many steps weights may differ at the median: nearest steps by 0.25, chosen ones by up to 0.5."""
@@ -184,17 +186,20 @@ def read_ranges(path: str | os.PathLike[str]) -> Ranges:
     """
     file = Path(path)
     if not file.is_file():
-        raise ModelNotFoundError(f"{file} does not exist", expected="a file with ranges")
-    start = file.read_bytes()[:64].lstrip()
-    if file.suffix == ".onnx":
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise ModelNotFoundError(f"{file} {what}", expected="a file with ranges")
+    if file.suffix.lower() == ".onnx":
         return _read_model(file)
-    if start.startswith(CACHE_START.encode()):
-        scales, header = parse_cache(file.read_text(errors="replace"), name=str(file))
+    content = file.read_bytes()
+    text = content.decode("utf-8-sig", errors="replace")  # some editors put a byte order mark in front
+    start = text[:64].lstrip()
+    if start.startswith(CACHE_START):
+        scales, header = parse_cache(text, name=str(file))
         entries = {name: _range(scale * LEVELS) for name, scale in scales.items()}
         return Ranges(source=f"{file.name} ({header})", activations=entries)
-    if start.startswith(b"{"):
+    if start.startswith("{"):
         try:
-            table = QuantizationTable.from_json(file.read_text(errors="replace"))
+            table = QuantizationTable.from_json(text)
         except ModelFormatError as error:
             raise ModelFormatError(f"the table in {file} cannot be read", got=str(error.got)) from error
         return Ranges(
@@ -205,7 +210,7 @@ def read_ranges(path: str | os.PathLike[str]) -> Ranges:
         )
     raise ModelFormatError(
         f"{file} has no ranges that are known here",
-        got=f"a file that starts with {start[:16]!r}",
+        got=f"a file that starts with {content[:16]!r}",
         expected="a calibration cache (TRT-…), a quantized or calibrated .onnx, or a table as .json",
     )
 
@@ -216,7 +221,7 @@ def match_ranges(graph: ir.Model, ranges: Ranges) -> Import:
     Raises:
         BuildError: fewer than half of the names, or of the layers, are in both.
     """
-    activations, extra = _activations(graph.graph, ranges)
+    activations, extra, unusable = _activations(graph.graph, ranges)
     layers = [node for node in graph.graph if is_anchor(node)]
     missing = [
         name_of(node)
@@ -233,6 +238,11 @@ def match_ranges(graph: ir.Model, ranges: Ranges) -> Import:
             expected="the ONNX file that they were made from, with the same names",
         )
     notes = list(ranges.notes)
+    if unusable:
+        notes.append(
+            f"{len(unusable)} ranges are too small or too large for float32 and were left out"
+            f"{_such_as(unusable)}"
+        )
     weights = weight_scales(graph)
     if ranges.table is not None:
         table = dataclasses.replace(ranges.table, activations=activations)
@@ -314,8 +324,9 @@ def _range(amax: float, *, centred: bool = False) -> ActivationRange:
     )
 
 
-def _activations(graph: ir.Graph, ranges: Ranges) -> tuple[dict[str, ActivationRange], list[str]]:
-    """The ranges under the names that calibration uses, and the names that are not in the graph."""
+def _activations(graph: ir.Graph, ranges: Ranges) -> tuple[dict[str, ActivationRange], list[str], list[str]]:
+    """The ranges under the names that calibration uses; the names that are not in the graph; the ranges that
+    float32 has no steps for."""
     named = {
         str(value.name): value
         for value in (*graph.inputs, *(output for node in graph for output in node.outputs))
@@ -323,11 +334,14 @@ def _activations(graph: ir.Graph, ranges: Ranges) -> tuple[dict[str, ActivationR
     non_negative = {str(value.name) for value in non_negative_values(graph)}
     found: dict[str, ActivationRange] = {}
     direct: set[str] = set()
-    extra = []
+    extra, unusable = [], []
     for name, entry in ranges.activations.items():
         value = named.get(name)
         if value is None:
             extra.append(name)
+            continue
+        if not SMALLEST_AMAX <= entry.amax <= _LARGEST_AMAX:
+            unusable.append(name)
             continue
         clamp = clamp_after(value)
         key = str(scale_source(value if clamp is None else clamp.outputs[0]).name)
@@ -338,7 +352,7 @@ def _activations(graph: ir.Graph, ranges: Ranges) -> tuple[dict[str, ActivationR
         if ranges.table is None and key in non_negative:
             entry = dataclasses.replace(entry, low=0.0)
         found[key] = entry
-    return found, extra
+    return found, extra, unusable
 
 
 def _fits(graph: ir.Graph, table: QuantizationTable) -> bool:

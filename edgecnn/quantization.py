@@ -51,6 +51,7 @@ is coarser then), `weights_crc32` (steps on other weights are not noticed), `not
 """
 
 _READABLE = (1, 2, 3)
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,8 @@ class WeightScales:
     """One weight tensor: a scale for each slice along `axis`, all positive.
 
     Attributes:
-        axis: the axis that runs over output channels.
-        scales: one a slice.
+        axis: the axis that runs over output channels, 0 or 1.
+        scales: one a slice; normal numbers of float32.
         moves: by how many steps each weight lies beside its nearest one, as deflated int8 in the weights'
             order; None where all are the nearest. See `with_steps`.
         weights_crc32: of the float32 weights that all this was found for; None where a table does not say.
@@ -102,9 +103,9 @@ class WeightScales:
     weights_crc32: int | None = None
 
     def __post_init__(self) -> None:
-        if self.axis < 0 or not all(0 < scale < math.inf for scale in self.scales):
+        if self.axis not in (0, 1) or not all(_SMALLEST <= scale <= _LARGEST for scale in self.scales):
             raise ModelFormatError(
-                "a weight's scales are wrong", expected="an axis from 0 and positive numbers"
+                "a weight's scales are wrong", expected="the axis 0 or 1, and positive float32 numbers"
             )
 
     @property

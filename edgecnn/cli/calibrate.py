@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edgecnn.cli.common import (
     emit,
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from edgecnn.calibration import CalibrationResult
 
 __all__ = ["command"]
+
+_FOR_FRAMES = (
+    "rounding", "min_sqnr", "min_agreement", "max_drop", "limit", "eval_data", "report", "threads",
+)  # fmt: skip
 
 
 @click.command(
@@ -125,15 +130,13 @@ def command(
     from edgecnn.calibration import Budget, calibrate
 
     budget = Budget(min_sqnr_db=min_sqnr, min_agreement=min_agreement, max_drop=_drops(max_drop))
-    if report is not None and report.resolve() == output.resolve():
-        raise click.UsageError("--report: not the file of --output, which would be lost")
     if ranges is not None and method != "auto":
         raise click.UsageError("--method: not with --ranges, which has them")
     if data is None:
         if ranges is None:
             raise click.UsageError("Missing option '--data', or '--ranges'.")
-        if budget or eval_data or report or rounding == "adaround":
-            raise click.UsageError("only --data can measure: leave out what asks for it, or give frames")
+        if needless := [f"--{name.replace('_', '-')}" for name in _FOR_FRAMES if _is_given(name)]:
+            raise click.UsageError(f"{', '.join(needless)}: only with --data")
         _import(model, ranges, output, spec_options, force, as_json)
         return
     with progress_bar() as progress:
@@ -156,6 +159,11 @@ def command(
     _show(result, as_json)
     if result.budget_met is False:
         raise SystemExit(1)
+
+
+def _is_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (ParameterSource.DEFAULT, None)
 
 
 def _import(

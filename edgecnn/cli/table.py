@@ -43,7 +43,7 @@ def command(
 
     `edgecnn calibrate --ranges` reads both forms, and those that other tools write.
     """
-    as_text = output is not None and output.suffix == ".json"
+    as_text = output is not None and output.suffix.lower() == ".json"
     if tensorrt_version is not None and (output is None or as_text):
         raise click.UsageError("--tensorrt-version: only with a calibration cache")
     if output is not None and output.resolve() == model.resolve():

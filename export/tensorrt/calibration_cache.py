@@ -83,9 +83,9 @@ def parse_cache(text: str, *, name: str) -> tuple[dict[str, float], str]:
         name: what to call the file in messages.
 
     Raises:
-        ModelFormatError: it is no calibration cache.
+        ModelFormatError: it is no calibration cache, or it has two scales for a tensor.
     """
-    header, *lines = text.splitlines() or [""]
+    header, *lines = text.split("\n")  # splitlines() would split names at the other separators of Unicode
     if _HEADER.fullmatch(header.strip()) is None:
         raise ModelFormatError(
             f"{name} is not a calibration cache of TensorRT's",
@@ -107,6 +107,10 @@ def parse_cache(text: str, *, name: str) -> tuple[dict[str, float], str]:
                 got=line[:60],
                 expected="a tensor's name and its scale as 8 hexadecimal digits",
             )
-        if scale > 0:
-            scales[tensor] = scale
-    return scales, header.strip()
+        if scales.setdefault(tensor, scale) != scale:
+            raise ModelFormatError(
+                f"{name} has {tensor} twice",
+                got=f"the scales {scales[tensor]:.6g} and {scale:.6g}, the second in line {number}",
+                expected="one of them",
+            )
+    return {tensor: scale for tensor, scale in scales.items() if scale > 0}, header.strip()

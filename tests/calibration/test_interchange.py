@@ -20,9 +20,10 @@ from edgecnn.calibration import calibrate
 from edgecnn.calibration.interchange import import_ranges, match_ranges, read_ranges
 from edgecnn.calibration.observation import weight_scales
 from edgecnn.cli import main
-from edgecnn.errors import BuildError, ModelFormatError
+from edgecnn.errors import BuildError, ModelFormatError, ModelNotFoundError
 from edgecnn.export.graph import load_graph, save_graph, to_bytes
 from edgecnn.export.lowering import lower_graph
+from edgecnn.export.tensorrt.calibration_cache import cache_text
 from edgecnn.metadata import ACCURACY_KEY, QUANTIZATION_KEY
 from edgecnn.quantization import ActivationRange, QuantizationTable
 from tests.networks import Net, calibrated, frames, inputs, run, save, spec, sqnr_db
@@ -291,6 +292,7 @@ def test_a_table_of_other_weights_gives_ranges_alone(tmp_path: Path) -> None:
     [
         (b"TRT-8601-EntropyCalibration2\nimage: 3c01\n", "damaged in line 2"),
         (b"TRT-8601-EntropyCalibration2\nimage: 7f800000\n", "damaged in line 2"),
+        (b"TRT-8601-EntropyCalibration2\na: 3c010a14\na: 3c010a15\n", "has a twice.*in line 3"),
         (b"TRT-8601\n", "not a calibration cache"),
         (b"\x80\x04", "no ranges that are known here"),
         (b"{", "ranges cannot be read"),
@@ -301,6 +303,38 @@ def test_a_file_that_cannot_be_read_is_named(content: bytes, words: str, tmp_pat
     file.write_bytes(content)
     with pytest.raises(ModelFormatError, match=words):
         read_ranges(file)
+
+
+def test_a_folder_is_not_missing(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="is a folder"):
+        read_ranges(tmp_path)
+
+
+def test_files_that_went_through_windows_are_read(tmp_path: Path) -> None:
+    """A byte order mark, CRLF, suffixes in capitals; U+2028 is part of a name."""
+    model, file = network(tmp_path), tmp_path / "ranges"
+    table = QuantizationTable.from_metadata(calibrated(load_graph(model)).metadata_props)
+    assert table is not None
+    file.write_bytes(b"\xef\xbb\xbf" + table.to_json().encode())
+    assert read_ranges(file).table == table
+    text = "TRT-8601-EntropyCalibration2\r\nimage\u2028: 3c010a14\r\n\r\nrelu: 3c010a14\r\n"
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_ranges(file).activations.keys() == {"image\u2028", "relu"}
+    shouted = quantized(model).rename(tmp_path / "MODEL.ONNX")
+    assert read_ranges(shouted).weights
+
+
+@pytest.mark.parametrize("scale", [2.0**-149, 3.4e38], ids=["denormal", "amax beyond float32"])
+def test_ranges_that_float32_cannot_hold_are_left_out(scale: float, tmp_path: Path) -> None:
+    model = network(tmp_path)
+    cache, output = tmp_path / "model.table", tmp_path / "imported.onnx"
+    scales = {str(value.name): 0.02 for node in load_graph(model).graph for value in node.outputs}
+    cache.write_text(cache_text(scales | {"image": scale}, "8.6.1"))
+    found = import_ranges(model, cache, output)
+    assert "image" not in found.table.activations
+    assert found.missing == ("conv_0",)
+    assert any("float32 and were left out, such as image" in words for words in found.warnings)
+    assert all(np.isfinite(run(lowered(output), inputs())[0]).ravel())
 
 
 def test_a_float_model_has_no_ranges(tmp_path: Path) -> None:
