@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgecnn.calibration.adjustments import Adjustment
 from edgecnn.calibration.mixed import TradeoffPoint
 from edgecnn.calibration.observers import TensorStats
 from edgecnn.calibration.second_order import LayerRounding
@@ -92,7 +93,9 @@ class Report:
         name: of the model file.
         input: the network's input in words.
         plain: largest magnitudes and nearest steps, as ONNX Runtime runs them.
+        adjustments: what `auto` changed, and what each of it brought.
         depth: tensor → its SQNR in dB on the symmetric grid, None where identical; in the network's order.
+        falls: tensor → by how many dB its SQNR is below the lowest of those that it is computed from.
         depth_frames: how many frames that was measured on.
         budget_met: on the frames that chose the layers in float; None without a budget.
         chosen_on_same_frames: as in `CalibrationResult`.
@@ -106,9 +109,11 @@ class Report:
     accuracy: Agreement
     symmetric: Agreement
     plain: Agreement | None
+    adjustments: Sequence[Adjustment]
     layers: Sequence[LayerRow]
     tensors: Sequence[TensorRow]
     depth: Sequence[tuple[str, float | None]]
+    falls: Mapping[str, float]
     depth_frames: int
     tradeoff: Sequence[TradeoffPoint]
     half: Half
@@ -173,6 +178,7 @@ def write_report(
             accuracy=result.accuracy,
             symmetric=result.symmetric,
             plain=result.plain,
+            adjustments=result.adjustments,
             layers=_layers(model, result, dict(depth)),
             tensors=[
                 TensorRow(name=name, entry=result.table.activations[name], stats=entry)
@@ -180,6 +186,7 @@ def write_report(
                 if name in result.table.activations
             ],
             depth=depth,
+            falls=_falls(model, dict(depth)),
             depth_frames=seen,
             tradeoff=result.tradeoff,
             budget_met=result.budget_met,
@@ -225,6 +232,21 @@ def _layers(model: ir.Model, result: CalibrationResult, depth: Mapping[str, floa
             )
         )
     return rows
+
+
+def _falls(model: ir.Model, depth: Mapping[str, float | None]) -> dict[str, float]:
+    before: dict[str, float] = {}  # tensor → the lowest SQNR among it, or else what it is computed from
+    falls = {}
+    for node in model.graph:
+        sources = [before.get(str(value.name), math.inf) for value in node.inputs if value is not None]
+        lowest = min(sources, default=math.inf)
+        for value in node.outputs:
+            name = str(value.name)
+            found = depth.get(name, lowest)
+            before[name] = math.inf if found is None else found
+            if name in depth and found is not None and lowest < math.inf:
+                falls[name] = lowest - found
+    return falls
 
 
 def _half(model: ir.Model, frames: FrameSet, threads: int | None, progress: Progress) -> Half:

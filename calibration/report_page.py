@@ -6,7 +6,6 @@ policy in the page forbids the rest.
 
 from __future__ import annotations
 
-import itertools
 import math
 from html import escape
 from importlib.resources import files
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgecnn.calibration.report_plots import Point, depth_plot, tradeoff_plot
 from edgecnn.calibration.report_tables import (
+    adjustments_section,
     decibels,
     fp16_section,
     layers_section,
@@ -40,6 +40,7 @@ def render(report: Report) -> str:
     """The page. The same report gives the same text."""
     sections = [
         ("accuracy", "Accuracy", _accuracy(report)),
+        ("adjustments", "Adjustments", adjustments_section(report)),
         ("depth", "Error by depth", _depth(report)),
         ("tradeoff", "Mixed precision", _tradeoff(report)),
         ("layers", "Layers", layers_section(report)),
@@ -67,16 +68,13 @@ def _facts(report: Report) -> str:
     frames = _count(found.frames, "frame")
     if found.diversity is not None:
         frames += f", like {found.diversity:.1f} different ones"
-    measured = _count(report.accuracy.images, "held-out frame")
-    if report.chosen_on_same_frames:
-        measured += ", which also decided what of the adjustments was kept"
     facts = [
         ("Task", report.task),
         ("Input", report.input),
         ("Ranges", f"{found.method}, {_count(len(found.activations), 'tensor')}"),
         ("Weights", f"{found.rounding} steps, {_count(len(found.weights), 'layer')}"),
         ("Calibrated on", frames),
-        ("Measured on", measured),
+        ("Measured on", _count(report.accuracy.images, "held-out frame")),
     ]
     if report.budget_met is not None:
         facts.append(("Budget", "met" if report.budget_met else "not met"))
@@ -99,7 +97,7 @@ def _accuracy(report: Report) -> str:
         ("INT8, on TensorRT’s grid", symmetric),
     ]
     if plain is not None:
-        columns.append(("largest magnitudes, nearest steps", plain))
+        columns.append(("largest magnitudes, nearest steps, as ONNX Runtime runs them", plain))
     if half is not None:
         columns.append((f"FP16, {_count(half.images, 'frame')}", half))
     beside = "" if plain is None else f"the plain way: {decibels(plain.worst_sqnr_db)}"
@@ -136,11 +134,12 @@ def _accuracy(report: Report) -> str:
         f"<tr><th>{escape(title)}</th>{''.join(f'<td>{value}</td>' for value in values)}</tr>"
         for title, values in rows
     )
-    return (
-        f'<div class="cards">{"".join(cards)}</div>'
-        "<p>Against FP32, on frames that calibration did not see.</p>"
-        + table("numbers", ["", *(title for title, _ in columns)], body)
-    )
+    known = "calibration did not see"
+    if report.chosen_on_same_frames:
+        known = "chose no ranges and no steps, but decided which adjustments were kept, if any"
+    words = f"<p>Against FP32, on frames that {known}.</p>"
+    numbers = table("numbers", ["", *(title for title, _ in columns)], body)
+    return f'<div class="cards">{"".join(cards)}</div>{words}{numbers}'
 
 
 def _depth(report: Report) -> str:
@@ -153,13 +152,14 @@ def _depth(report: Report) -> str:
         title = f"{name}: {'identical' if value is None else f'{value:.1f} dB'}"
         label = short(title, 44) if index == lowest else None
         points.append(Point(x=index, y=value, title=title, marked=label is not None, label=label, below=True))
-    falls = [(before[2] - after[2], after[1]) for before, after in itertools.pairwise(known)]
-    steepest = sorted((item for item in falls if item[0] > 0.5), reverse=True)[:3]
-    words = "; ".join(f"{fall:.1f} dB at <code>{escape(name)}</code>" for fall, name in steepest)
+    falls = [(name, fall) for name, fall in report.falls.items() if fall > 0.5]
+    steepest = sorted(falls, key=lambda item: -item[1])[:3]
+    words = "; ".join(f"{fall:.1f} dB at <code>{escape(name)}</code>" for name, fall in steepest)
     return (
         "<p>SQNR of each tensor against FP32, on TensorRT’s grid, "
         f"{_count(report.depth_frames, 'held-out frame')}. "
-        f"{'Steepest falls: ' + words + '.' if words else ''}</p>" + depth_plot(points)
+        f"{'Steepest falls below what a tensor is computed from: ' + words + '.' if words else ''}</p>"
+        + depth_plot(points)
     )
 
 
@@ -183,10 +183,10 @@ def _tradeoff(report: Report) -> str:
         return ""
     kept = [escape(name) for point in points if point.chosen for name in point.kept_in_float]
     names = f"<p>In float: {', '.join(f'<code>{name}</code>' for name in kept)}.</p>" if kept else ""
-    return (
-        "<p>Layers leave INT8 one after the other, first those that gain most for what they cost.</p>"
-        f"{drawn}{names}"
-    )
+    words = "Layers leave INT8 one after the other, first those that gain most for what they cost."
+    if report.budget_met is None:
+        words += " No budget was given, so none did; dashed is what it would bring."
+    return f"<p>{words}</p>{drawn}{names}"
 
 
 def _tradeoff_marks(report: Report, unit: str) -> list[Point]:
@@ -199,7 +199,7 @@ def _tradeoff_marks(report: Report, unit: str) -> list[Point]:
         title = f"{_count(count, 'layer')} in float, {point.int8_share:.1%} of the operations in INT8"
         if value is not None:
             title += f": {value:.1f} {unit}"
-        label = f"chosen: {count} in float" if point.chosen else None
+        label = f"{'' if report.budget_met is None else 'chosen: '}{count} in float" if point.chosen else None
         marks.append(Point(x=100 * point.int8_share, y=value, title=title, marked=point.chosen, label=label))
     return marks
 

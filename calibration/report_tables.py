@@ -12,7 +12,40 @@ from edgecnn.calibration.report_plots import histogram, saturated
 if TYPE_CHECKING:
     from edgecnn.calibration.report import Half, LayerRow, Report, TensorRow
 
-__all__ = ["decibels", "fp16_section", "layers_section", "ranges_section", "short", "table"]
+__all__ = [
+    "adjustments_section",
+    "decibels",
+    "fp16_section",
+    "layers_section",
+    "ranges_section",
+    "short",
+    "table",
+]
+
+_KEPT, _NOT_TAKEN = "kept", '<b class="float">not taken</b>'
+
+
+def adjustments_section(report: Report) -> str:
+    """A row each; empty without any."""
+    if not report.adjustments:
+        return ""
+    head = ["", "Applied to", "On TensorRT’s grid", "As ONNX Runtime runs it", ""]
+    body = "".join(
+        f"<tr><td>{escape(one.name.capitalize())}</td><td>{escape(one.extent)}</td>"
+        f'<td class="n">{_gain(one.gain_db, one.gain_error_db)}</td>'
+        f'<td class="n">{_gain(one.onnxruntime_gain_db, one.onnxruntime_gain_error_db)}</td>'
+        f"<td>{_KEPT if one.accepted else _NOT_TAKEN}</td></tr>"
+        for one in report.adjustments
+    )
+    return (
+        "<p>By how much the outputs’ SQNR is higher with each than without it: the mean over the frames’ "
+        "sources, ± its standard error; of equalization over all frames that judged it.</p>"
+        + table("adjustments", head, body)
+    )
+
+
+def _gain(gain_db: float, error_db: float | None) -> str:
+    return f"{gain_db:+.1f} dB" + ("" if error_db is None else f" ± {error_db:.1f}")
 
 
 def layers_section(report: Report) -> str:

@@ -13,9 +13,10 @@ import pytest
 from edgecnn.calibration import calibrate
 from edgecnn.calibration.mixed import TradeoffPoint
 from edgecnn.calibration.observers import observe
+from edgecnn.calibration.report import _falls
 from edgecnn.calibration.report_plots import Point, histogram, saturated, tradeoff_plot
 from edgecnn.cli import main
-from tests.networks import Net, frames, save, spec
+from tests.networks import Net, frames, graph_of, save, spec
 
 _VOID = {"meta", "br"}
 HOSTILE = '</h3><script src="https://evil.example/x.js"></script>'
@@ -69,7 +70,7 @@ def test_the_page_holds_everything_and_nothing_from_outside(model: Path) -> None
     assert main([*command, "-o", str(output), "--report", str(report)]) == 0
     text = report.read_text(encoding="utf-8")
     page = Page(text)
-    assert page.sections == ["accuracy", "depth", "tradeoff", "layers", "ranges", "fp16"]
+    assert page.sections == ["accuracy", "adjustments", "depth", "tradeoff", "layers", "ranges", "fp16"]
     # The only names that are followed are places on this page.
     outside = [value for name, value in page.attributes if name in ("href", "src", "xlink:href", "data")]
     assert all(str(value).startswith("#") for value in outside)
@@ -81,10 +82,11 @@ def test_the_page_holds_everything_and_nothing_from_outside(model: Path) -> None
     # Names stand there as they are, as text.
     joined = "\n".join(page.texts)
     assert "c&<d>.onnx" in joined
-    assert "4 held-out frames, which also decided what of the adjustments was kept" in joined
+    assert "frames that chose no ranges and no steps, but decided which adjustments were kept" in joined
     assert HOSTILE in joined
     assert QUOTES in joined
     assert "Conv 3 × 3, depthwise, 8 → 8" in joined
+    assert len(re.findall(r"</td><td>(?:kept|<b class=\"float\">not taken</b>)</td></tr>", text)) >= 2
     # Each tensor that calibration has a range for, with its histogram, and each layer.
     tensors = [value for name, value in page.attributes if name == "class" and value == "tensor"]
     assert len(tensors) == len(re.findall(r'<svg class="hist"', text)) >= 5
@@ -95,6 +97,17 @@ def test_the_page_holds_everything_and_nothing_from_outside(model: Path) -> None
     assert len(first) < 100_000
     calibrate(model, model.with_name("frames.npy"), output, report=report, force=True)
     assert report.read_bytes() == first
+
+
+def test_a_fall_is_below_what_the_tensor_is_computed_from(tmp_path: Path) -> None:
+    net = Net()
+    first = net.add("Relu", "image", name="first")
+    branch = net.add("Relu", net.add("Identity", first, name="unseen"), name="branch")
+    net.add("Add", first, branch, name="sum")
+    falls = _falls(
+        graph_of(net.model("sum"), tmp_path), {"image": None, "first": 50.0, "branch": 20.0, "sum": 30.0}
+    )
+    assert falls == {"branch": 30.0, "sum": -10.0}  # `first` is the first one with an error
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_any_work(
