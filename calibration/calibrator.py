@@ -96,7 +96,8 @@ def calibrate(
 
     Raises:
         DataError: no frames, too few to hold any out, or an activation that is infinite or NaN.
-        BuildError: the model is lowered or quantized already, or has nothing that INT8 speeds up.
+        BuildError: the model is lowered or quantized already, has nothing that INT8 speeds up, or has weights
+            that are infinite or NaN.
         ModelFormatError, ModelNotFoundError, SpecError: the model cannot be used.
         SourceError: a video or camera cannot be opened.
         OutputError, OutputExistsError: `output` or `report` cannot be written, or are the same file.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgecnn.backends.onnxruntime import create_session
 from edgecnn.calibration.observers import TensorStats, merge, observe
 from edgecnn.calibration.ranges import SMALLEST_AMAX
-from edgecnn.errors import DataError
+from edgecnn.errors import BuildError, DataError
 from edgecnn.export.graph import fixed_batch, to_bytes
 from edgecnn.export.placement import activations, scale_source, weight_axis, weight_of
 from edgecnn.preprocess import Preprocessor
@@ -85,6 +85,9 @@ def weight_scales(model: ir.Model) -> dict[str, WeightScales]:
     """Per-channel scales amax / 127 for the constant weights of every anchor and ConvTranspose.
 
     A dead channel, all zero, gets scale 1: TensorRT refuses scales that are not positive.
+
+    Raises:
+        BuildError: a weight is infinite or NaN.
     """
     scales: dict[str, WeightScales] = {}
     for node in model.graph:
@@ -92,6 +95,12 @@ def weight_scales(model: ir.Model) -> dict[str, WeightScales]:
         if weight is None or weight.const_value is None or weight.name in scales:
             continue
         constant = weight.const_value.numpy()
+        if wrong := int(constant.size - np.isfinite(constant).sum()):
+            raise BuildError(
+                f"weights {weight.name} are infinite or NaN",
+                got=f"{wrong} such values",
+                remedy="Check the training: the float model is damaged",
+            )
         values = np.abs(constant.astype(np.float64))
         axis = weight_axis(node)
         amax = values.max(axis=tuple(index for index in range(values.ndim) if index != axis))

@@ -76,7 +76,7 @@ def find_outcome(
         recipe: how the table is to be made.
 
     Raises:
-        DataError: as `observe_activations` does.
+        BuildError, DataError: as `observe` does.
     """
     observed = observe(model, image, frames, recipe)
     plain = plain_way(model, observed)

@@ -117,7 +117,8 @@ class Way:
 
 
 def observe(model: ir.Model, image: ImageSpec, frames: FrameSet, recipe: Recipe) -> Observed:
-    """Run frames through the float model. Raises DataError as `observe_activations` does."""
+    """Run frames through the float model. Raises as `weight_scales` and `observe_activations` do."""
+    weights = weight_scales(model)
     needs_inputs = recipe.measures_layers or not recipe.is_plain
     kept = KeptFrames(frames, model, image, total=frames.count if needs_inputs else None)
     stats, count, digest = observe_activations(
@@ -131,7 +132,7 @@ def observe(model: ir.Model, image: ImageSpec, frames: FrameSet, recipe: Recipe)
     )
     plain = QuantizationTable(
         activations={name: choose_range(entry, "minmax") for name, entry in stats.items()},
-        weights=weight_scales(model),
+        weights=weights,
         method="minmax",
         frames=count,
         frames_sha256=digest,

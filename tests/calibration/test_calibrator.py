@@ -436,6 +436,15 @@ def wrong_size(folder: Path) -> Path:
     return save(net.model(net.conv("image", 3, 8), own_spec=spec(side=16)), folder / "size.onnx")
 
 
+def damaged_weights(folder: Path) -> Path:
+    net = Net()
+    weights = np.ones((8, 3, 3, 3))
+    weights[0, 0, 0, 0] = np.inf
+    x = net.add("Conv", "image", net.constant(weights, "stem.weight"))
+    # no activation that is quantized shows it
+    return save(net.model(net.clip(x, 0.0, 6.0), own_spec=spec()), folder / "damaged.onnx")
+
+
 def not_onnx(folder: Path) -> Path:
     (folder / "text.onnx").write_text("no model")
     return folder / "text.onnx"
@@ -451,6 +460,7 @@ def not_onnx(folder: Path) -> Path:
         (lowered, BuildError, "lowered already: got fp32"),
         (quantized_by_others, BuildError, "quantized already: got DequantizeLinear, QuantizeLinear"),
         (wrong_size, SpecError, r"the spec does not fit the model's input image.*--input-size"),
+        (damaged_weights, BuildError, "weights stem.weight are infinite or NaN: got 1 such values"),
         (not_onnx, ModelFormatError, "is not a whole ONNX file"),
     ],
 )
