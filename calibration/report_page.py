@@ -220,5 +220,5 @@ def _number(value: float | None, form: str = ".3g") -> str:
 
 
 def _words(metric: str) -> str:
-    text = metric.replace("_", " ")
+    text = metric.replace(".", ": ").replace("_", " ").replace(" iou", " IoU")
     return text[:1].upper() + text[1:]
