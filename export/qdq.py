@@ -19,6 +19,7 @@ What cannot be kept is refused in words, or, where only the ranges are wanted, w
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from edgecnn.errors import BuildError
 from edgecnn.export.graph import constant, insert_after_producer, load_graph
 from edgecnn.export.placement import clamp_after, is_mover, non_negative_values, scale_source
 from edgecnn.export.qdq_constants import LayerWeights, fold_batch_norms, take_constants
-from edgecnn.export.qdq_grid import DEQUANTIZE, QUANTIZE, REMEDY, data_name, read_grid, refusal
+from edgecnn.export.qdq_grid import DEQUANTIZE, QUANTIZE, REMEDY, data_name, read_grid, refusal, several
 from edgecnn.metadata import BUILD_KEY, QUANTIZATION_KEY
 from edgecnn.quantization import (
     FROM_GRAPH,
@@ -166,14 +167,14 @@ class _Activations:
         if asymmetric and self.exact:
             raise BuildError(
                 "the model is quantized with zero points that are not zero",
-                got=_several(asymmetric),
+                got=several(asymmetric),
                 expected="symmetric activations",
                 remedy=f"{REMEDY}; or take its ranges for the float model: "
                 "edgecnn calibrate FLOAT.onnx --ranges THIS.onnx",
             )
         if asymmetric:
             self.notes.append(
-                f"{_several(asymmetric)}: zero points that are not zero; the larger side is taken for both, "
+                f"{several(asymmetric)}: zero points that are not zero; the larger side is taken for both, "
                 "which makes the steps up to twice as large"
             )
 
@@ -193,15 +194,22 @@ class _Activations:
     def _grid(self, node: ir.Node) -> tuple[float, int, int, int] | None:
         """Scale, zero point, lowest and highest step; None for what is only noted."""
         grid = read_grid(node)
-        if grid.scale.size != 1 or grid.zero_point.size != 1:
+        scales, zeros = np.broadcast_arrays(grid.scale.ravel(), grid.zero_point.ravel())
+        if scales.size != 1 and self.exact:
+            raise refusal(node, "an activation with a scale for each channel", "one for the tensor")
+        if not scales.max() > 0:
             if self.exact:
-                raise refusal(node, "an activation with a scale for each channel", "one for the tensor")
-            self.notes.append(f"{data_name(node)}: an activation with a scale a channel stays in float")
+                raise refusal(node, f"the scale {scales.max():g}", "a positive number")
+            self.notes.append(f"{data_name(node)}: a scale of zero; it stays in float")
             return None
-        scale = float(grid.scale.ravel()[0])
-        if not scale > 0:
-            raise refusal(node, f"the scale {scale:g}", "a positive number")
-        return scale, int(grid.zero_point.ravel()[0]), grid.low, grid.high
+        if scales.size == 1:
+            return float(scales[0]), int(zeros[0]), grid.low, grid.high
+        self.notes.append(f"{data_name(node)}: a scale for each channel; the largest range is taken for all")
+        if (zeros == grid.low).all():
+            return float(scales.max()), grid.low, grid.low, grid.high
+        middle = (grid.low + grid.high + 1) // 2
+        sides = np.where(zeros == middle, LEVELS, np.maximum(zeros - grid.low, grid.high - zeros))
+        return float((scales * sides).max()) / LEVELS, middle, grid.low, grid.high
 
     def _clamp(self, source: ir.Value, amax: float) -> ir.Node:
         """`Clip(source, 0, amax)`, which a grid from zero is."""
@@ -270,7 +278,25 @@ class _Activations:
                     f"{name}: quantized twice, with {other.amax:.4g} and {entry.amax:.4g} as the largest "
                     "magnitude; the larger one is taken"
                 )
+        self._concatenated(activations)
         return activations
+
+    def _concatenated(self, activations: dict[str, ActivationRange]) -> None:
+        """Add what is made of quantized tensors side by side; some tools quantize those alone, all alike."""
+        for node in self.graph:
+            sources = [str(scale_source(value).name) for value in node.inputs if value is not None]
+            name = str(node.outputs[0].name)
+            if node.op_type != "Concat" or name in activations or not activations.keys() >= set(sources):
+                continue
+            entries = [activations[source] for source in sources]
+            largest = max(entries, key=lambda entry: entry.amax)
+            alike = all(
+                entry.method == largest.method and np.isclose(entry.amax, largest.amax, rtol=1e-6)
+                for entry in entries
+            )
+            if alike or not self.exact:
+                signed = next((entry for entry in entries if entry.method == FROM_GRAPH), largest)
+                activations[name] = dataclasses.replace(signed, amax=largest.amax, high=largest.amax)
 
 
 def _entries(weights: Mapping[ir.Node, LayerWeights]) -> dict[str, WeightScales]:
@@ -281,13 +307,6 @@ def _entries(weights: Mapping[ir.Node, LayerWeights]) -> dict[str, WeightScales]
         assert weight.const_value is not None
         entries[str(weight.name)] = own.entry(weight.const_value.numpy())
     return entries
-
-
-def _several(names: Iterable[str]) -> str:
-    """Some names, and how many more there are."""
-    distinct = list(dict.fromkeys(names))
-    more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
-    return ", ".join(distinct[:3]) + more
 
 
 def _quantized_tensor(node: ir.Node, source: ir.Value) -> ir.Value:

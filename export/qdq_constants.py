@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.export.graph import constant
-from edgecnn.export.placement import weight_axis
-from edgecnn.export.qdq_grid import DEQUANTIZE, QUANTIZE, along, read_grid, refusal
+from edgecnn.export.placement import name_of, weight_axis
+from edgecnn.export.qdq_grid import DEQUANTIZE, QUANTIZE, along, read_grid, refusal, several
 from edgecnn.quantization import LEVELS, WeightScales
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def take_constants(graph: ir.Graph, *, exact: bool, notes: list[str]) -> dict[ir
             channels.
     """
     found: dict[ir.Node, LayerWeights] = {}
+    asymmetric: list[str] = []
     for node in list(graph):
         stored = _stored(node) if node.op_type == DEQUANTIZE else None
         if stored is None:
@@ -75,9 +76,15 @@ def take_constants(graph: ir.Graph, *, exact: bool, notes: list[str]) -> dict[ir
                     if along_axis != weight_axis(layer):
                         got, expected = (f"axis {number}" for number in (along_axis, weight_axis(layer)))
                         raise refusal(node, f"weights with a scale along {got}", expected)
-                    small = _eight_bits(steps, node, name, exact, notes)
-                    found[layer] = _weights(layer, grid.scale, small.transpose(order))
+                    if _eight_bits(steps):
+                        found[layer] = _weights(layer, grid.scale, steps.transpose(order))
+                    elif exact:
+                        raise refusal(node, f"weights from {steps.min()} to {steps.max()}", "-128 to 127")
+                    else:
+                        asymmetric.append(name_of(layer))
         graph.remove(node, safe=not result.is_graph_output())
+    if asymmetric:
+        notes.append(f"{several(asymmetric)}: weights with zero points that are not zero are rounded anew")
     return found
 
 
@@ -88,16 +95,8 @@ def _weights(layer: ir.Node, scales: NDArray[np.float64], steps: NDArray[np.int6
     return LayerWeights(axis, sizes, np.where(along(scales, axis, steps.ndim) > 0, steps, 0).astype(np.int16))
 
 
-def _eight_bits(
-    steps: NDArray[np.int64], node: ir.Node, name: str, exact: bool, notes: list[str]
-) -> NDArray[np.int64]:
-    lowest, highest = int(steps.min(initial=0)), int(steps.max(initial=0))
-    if lowest >= -LEVELS - 1 and highest <= LEVELS:
-        return steps
-    if exact:
-        raise refusal(node, f"weights from {lowest} to {highest}", "-128 to 127")
-    notes.append(f"{name}: steps from {lowest} to {highest} are cut to 8 bits around zero")
-    return np.clip(steps, -LEVELS - 1, LEVELS)
+def _eight_bits(steps: NDArray[np.int64]) -> bool:
+    return bool(steps.min(initial=0) >= -LEVELS - 1 and steps.max(initial=0) <= LEVELS)
 
 
 def _stored(node: ir.Node) -> NDArray[np.int64] | None:

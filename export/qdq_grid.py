@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,17 @@ from edgecnn.errors import BuildError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["DEQUANTIZE", "QUANTIZE", "REMEDY", "Grid", "along", "data_name", "read_grid", "refusal"]
+__all__ = [
+    "DEQUANTIZE",
+    "QUANTIZE",
+    "REMEDY",
+    "Grid",
+    "along",
+    "data_name",
+    "read_grid",
+    "refusal",
+    "several",
+]
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
@@ -77,6 +88,13 @@ def data_name(node: ir.Node) -> str:
     """The tensor that a node reads."""
     value = node.inputs[0]
     return str(node.name or node.outputs[0].name) if value is None else str(value.name)
+
+
+def several(names: Iterable[str]) -> str:
+    """Some names, and how many more there are."""
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
+    return ", ".join(distinct[:3]) + more
 
 
 def refusal(node: ir.Node, got: str, expected: str = "int8 with zero point 0") -> BuildError:

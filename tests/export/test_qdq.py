@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgecnn.errors import BuildError
 from edgecnn.export import build, export_onnx
-from edgecnn.export.graph import to_bytes
+from edgecnn.export.graph import load_graph, to_bytes
 from edgecnn.export.lowering import lower_graph
 from edgecnn.export.qdq import load_float_graph, take_quantization
 from edgecnn.quantization import FROM_GRAPH, FROM_GRAPH_UINT8, QuantizationTable
@@ -149,6 +149,46 @@ def test_what_cannot_be_kept_is_refused_in_words(grid: dict[str, Any], words: st
     x = net.add("Conv", net.fake("image", **grid), net.stored(net.steps(4, 3, 1, 1), STEP))
     with pytest.raises(BuildError, match=words):
         load_float_graph(save(net.model(x), tmp_path / "model.onnx"))
+
+
+def test_what_only_ranges_are_wanted_of_is_taken_as_far_as_it_goes(tmp_path: Path) -> None:
+    net = Quantized()
+    by_channel = [net.constant(np.float32([1, 3, 2]) * STEP), net.constant(np.zeros(3, np.uint8))]
+    x = net.add("QuantizeLinear", "image", *by_channel, axis=1)
+    x = net.add("DequantizeLinear", x, *by_channel, axis=1)
+    steps = net.random.integers(0, 256, (4, 3, 1, 1), np.uint8)
+    steps.flat[:2] = 0, 255
+    x = net.add("Conv", x, net.stored(steps, STEP, np.uint8(60)), name="first")
+    wide, dead = net.fake(x, 2 * STEP), net.fake(net.relu(x), 0.0)
+    x = net.add("Concat", wide, net.fake(net.relu(x), STEP, np.uint8(0)), axis=1, name="joined")
+    x = net.add("Add", net.add("Conv", x, net.stored(net.steps(4, 8, 1, 1), STEP)), dead)
+    graph = load_graph(save(net.model(x), tmp_path / "model.onnx"))
+    table = take_quantization(graph, exact=False)
+    assert table is not None
+    amax = {name: entry.amax / STEP for name, entry in table.activations.items()}
+    assert amax.pop("image") == 3 * 255
+    assert table.activations["joined"].low < 0
+    assert amax["joined"] == max(amax.values()) == 255
+    assert len(table.weights) == 1  # the first layer's would have to be cut
+    notes = "; ".join(table.notes)
+    for words in ("image: a scale for each channel", "first: weights with zero points", "a scale of zero"):
+        assert words in notes
+
+
+def test_tensors_that_are_quantized_alike_and_joined_have_the_same_grid_then(tmp_path: Path) -> None:
+    net = Quantized()
+    x = net.fake("image")
+    ways = [
+        net.fake(net.relu(net.add("Conv", x, net.stored(net.steps(4, 3, 1, 1), STEP))), STEP)
+        for _ in range(2)
+    ]
+    x = net.add("Concat", *ways, axis=1, name="joined")
+    model, graph, table = taken(
+        net, net.relu(net.add("Conv", x, net.stored(net.steps(4, 8, 1, 1), STEP))), tmp_path
+    )
+    assert table.activations["joined"].amax == 127 * STEP
+    assert_same(model, graph)
+    assert operators(lowered(graph, "tensorrt"))["QuantizeLinear"] == 4
 
 
 def test_operators_on_integers_are_refused_in_words(tmp_path: Path) -> None:
