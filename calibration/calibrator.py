@@ -100,17 +100,15 @@ def calibrate(
             that are infinite or NaN.
         ModelFormatError, ModelNotFoundError, SpecError: the model cannot be used.
         SourceError: a video or camera cannot be opened.
-        OutputError, OutputExistsError: `output` or `report` cannot be written, or are the same file.
+        OutputError, OutputExistsError: `output` or `report` cannot be written, are the same file, or one that
+            is read.
         BackendUnavailableError: AdaRound without PyTorch.
     """
     Recipe.check(method, rounding)
     target = check_output(output, force=force)
     if report is not None:
-        check_output(report, force=force)
-        if Path(report).resolve() == target.resolve():
-            raise OutputError(
-                f"cannot write {report}", got="the calibrated model's own path", expected="another file"
-            )
+        _refuse_overwriting(check_output(report, force=force), output, model, data, evaluation_data, ranges)
+    _refuse_overwriting(target, model, data, evaluation_data, ranges)
     budget = budget or Budget()
     graph, spec = _load(model, spec)
     recipe = Recipe(
@@ -166,6 +164,14 @@ class _Frames:
     judging: FrameSet
     reporting: FrameSet
     labelled: LabelledSet | None
+
+
+def _refuse_overwriting(target: Path, *others: str | os.PathLike[str] | None) -> None:
+    for other in others:
+        if other is not None and target.resolve() == Path(other).resolve():
+            raise OutputError(
+                f"cannot write {target}", got="a path that is given twice", expected="another file"
+            )
 
 
 def _load(model: str | os.PathLike[str], spec: ModelSpec | None) -> tuple[ir.Model, ModelSpec]:

@@ -120,6 +120,17 @@ def test_a_report_that_cannot_be_written_is_refused_before_any_work(
     assert not output.exists()
 
 
+def test_what_is_read_is_not_written_over(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = model.with_name("frames.npy")
+    before = model.read_bytes(), data.read_bytes()
+    command = ["calibrate", str(model), "--data", str(data), "--force", "-o"]
+    other = str(model.with_name("other.onnx"))
+    for paths in (str(model),), (str(data),), (other, "--report", str(model)), (other, "--report", other):
+        assert main([*command, *paths]) == 1
+        assert "expected another file" in capsys.readouterr().err
+    assert (model.read_bytes(), data.read_bytes()) == before
+
+
 def test_what_saturates_is_counted() -> None:
     values = np.zeros(1000, np.float32)
     values[:10] = 10.0
