@@ -97,7 +97,7 @@ def _accuracy(report: Report) -> str:
         ("INT8, on TensorRT’s grid", symmetric),
     ]
     if plain is not None:
-        columns.append(("largest magnitudes, nearest steps, as ONNX Runtime runs them", plain))
+        columns.append(("the plain way, as ONNX Runtime runs it", plain))
     if half is not None:
         columns.append((f"FP16, {_count(half.images, 'frame')}", half))
     beside = "" if plain is None else f"the plain way: {decibels(plain.worst_sqnr_db)}"
@@ -137,9 +137,11 @@ def _accuracy(report: Report) -> str:
     known = "calibration did not see"
     if report.chosen_on_same_frames:
         known = "chose no ranges and no steps, but decided which adjustments were kept, if any"
-    words = f"<p>Against FP32, on frames that {known}.</p>"
+    words = f"Against FP32, on frames that {known}."
+    if plain is not None:
+        words += " The plain way: largest magnitudes and nearest steps."
     numbers = table("numbers", ["", *(title for title, _ in columns)], body)
-    return f'<div class="cards">{"".join(cards)}</div>{words}{numbers}'
+    return f'<div class="cards">{"".join(cards)}</div><p>{words}</p>{numbers}'
 
 
 def _depth(report: Report) -> str:

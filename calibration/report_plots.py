@@ -20,7 +20,7 @@ from edgecnn.calibration.observers import TensorStats
 __all__ = ["Point", "depth_plot", "histogram", "saturated", "tradeoff_plot"]
 
 _WIDTH, _HEIGHT = 860, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 16, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 24, 34
 _HISTOGRAM = (160, 36)  # one unit a bin and a half: integers are short
 _BARS = 80
 _CEILING_DB = 80.0
@@ -122,7 +122,8 @@ def tradeoff_plot(measured: Sequence[Point], predicted: Sequence[tuple[float, fl
         return ""
     low = min(shares)
     axes = _Axes(
-        (low - 0.03 * (100 - low) - 0.2, 100.2), _decibel_range(values) if unit == "dB" else _padded(values)
+        (low - 0.03 * (100 - low) - 0.2, 100.2),
+        _decibel_range(values) if unit == "dB" else _percent_range(values),
     )
     drawn = [_line(sorted(line), axes, "predicted")] if len(line) > 1 else []
     axes.x_ticks = _ticks(low, 100, 6)
@@ -198,10 +199,10 @@ def _decibel_range(values: Sequence[float]) -> tuple[float, float]:
     return 5 * math.floor((min(finite) - 3) / 5), 5 * math.ceil((max(finite) + 2) / 5)  # room for a label
 
 
-def _padded(values: Sequence[float]) -> tuple[float, float]:
+def _percent_range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     pad = max(0.15 * (high - low), 0.5)
-    return max(0.0, low - pad), high + pad
+    return max(0.0, low - pad), min(high + pad, 100.0)
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
