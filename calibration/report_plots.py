@@ -121,10 +121,8 @@ def tradeoff_plot(measured: Sequence[Point], predicted: Sequence[tuple[float, fl
     if len(set(shares)) < 2:  # one point is no trade-off
         return ""
     low = min(shares)
-    axes = _Axes(
-        (low - 0.03 * (100 - low) - 0.2, 100.2),
-        _decibel_range(values) if unit == "dB" else _percent_range(values),
-    )
+    heights = _decibel_range(values) if unit == "dB" else _percent_range(values)
+    axes = _Axes((low - 0.03 * (100 - low) - 0.2, 100.2), heights)
     drawn = [_line(sorted(line), axes, "predicted")] if len(line) > 1 else []
     axes.x_ticks = _ticks(low, 100, 6)
     return axes.svg(

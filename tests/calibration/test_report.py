@@ -161,3 +161,7 @@ def test_the_chosen_point_of_the_trade_off_is_marked() -> None:
     assert [item.get("class") for item in circles] == ["dot", "mark", "dot"]
     assert places == sorted(places, reverse=True)  # less INT8 is further left
     assert tradeoff_plot([], [], "dB") == ""
+    percents = [Point(x=100.0, y=100.0, title=""), Point(x=50.0, y=100.0, title="")]
+    ticks = [item.text for item in ElementTree.fromstring(tradeoff_plot(percents, [], "%")).iter()]
+    assert "100" in ticks
+    assert "100.2" not in ticks  # there is no such agreement
