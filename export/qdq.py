@@ -31,7 +31,16 @@ from edgecnn.errors import BuildError
 from edgecnn.export.graph import constant, insert_after_producer, load_graph
 from edgecnn.export.placement import clamp_after, is_mover, non_negative_values, scale_source
 from edgecnn.export.qdq_constants import LayerWeights, fold_batch_norms, take_constants
-from edgecnn.export.qdq_grid import DEQUANTIZE, QUANTIZE, REMEDY, data_name, read_grid, refusal, several
+from edgecnn.export.qdq_grid import (
+    DEQUANTIZE,
+    QUANTIZE,
+    REMEDY,
+    data_name,
+    read_grid,
+    refusal,
+    same_grid,
+    several,
+)
 from edgecnn.metadata import BUILD_KEY, QUANTIZATION_KEY
 from edgecnn.quantization import (
     FROM_GRAPH,
@@ -234,6 +243,8 @@ class _Activations:
         while waiting:
             for use in tuple(waiting.pop().uses()):
                 if use.node.op_type == DEQUANTIZE:
+                    if self.exact and not same_grid(node, use.node):
+                        raise refusal(use.node, "another scale or zero point than before", "the same")
                     continue
                 if not is_mover(use.node) and use.node.op_type != "Concat":
                     raise refusal(use.node, f"{use.node.op_type} on 8-bit numbers", "float arithmetic")

@@ -49,11 +49,11 @@ def take_constants(graph: ir.Graph, *, exact: bool, notes: list[str]) -> dict[ir
         Layer → its weights' steps and scales.
 
     Raises:
-        BuildError: steps that 8 bits around zero do not hold, or a scale along another axis than the layer's
-            channels.
+        BuildError: a constant that is an output; where `exact`, steps that 8 bits around zero do not hold, or
+            a scale along another axis than the layer's channels.
     """
     found: dict[ir.Node, LayerWeights] = {}
-    asymmetric: list[str] = []
+    others: list[str] = []
     for node in list(graph):
         stored = _stored(node) if node.op_type == DEQUANTIZE else None
         if stored is None:
@@ -63,28 +63,32 @@ def take_constants(graph: ir.Graph, *, exact: bool, notes: list[str]) -> dict[ir
         steps = stored - along(grid.zero_point, axis, rank)
         real = (steps * along(grid.scale, axis, rank)).astype(np.float32)
         result = node.outputs[0]
+        if result.is_graph_output():
+            raise refusal(node, "a constant that is an output of the network", "outputs that are computed")
         name, result.name = str(result.name), None
         for use in tuple(result.uses()):
             order, readers = list(range(rank)), [(use.node, use.idx)]
             if use.node.op_type == "Transpose":  # a dense layer's weights, as torch has them
                 order = list(use.node.attributes.get_ints("perm", None) or reversed(order))
                 readers = [(later.node, later.idx) for later in tuple(use.node.outputs[0].uses())]
+                use.node.replace_input_with(use.idx, constant(graph, f"{name}.before", real))
             for layer, index in readers:
                 layer.replace_input_with(index, constant(graph, name, real.transpose(order)))
                 if layer.op_type in _LAYERS and layer.domain == "" and index == 1:
                     along_axis = order.index(axis) if grid.scale.size > 1 else weight_axis(layer)
-                    if along_axis != weight_axis(layer):
-                        got, expected = (f"axis {number}" for number in (along_axis, weight_axis(layer)))
-                        raise refusal(node, f"weights with a scale along {got}", expected)
-                    if _eight_bits(steps):
+                    reason = _reason_to_refuse(steps, along_axis, weight_axis(layer))
+                    if reason is None:
                         found[layer] = _weights(layer, grid.scale, steps.transpose(order))
                     elif exact:
-                        raise refusal(node, f"weights from {steps.min()} to {steps.max()}", "-128 to 127")
+                        raise refusal(node, *reason)
                     else:
-                        asymmetric.append(name_of(layer))
-        graph.remove(node, safe=not result.is_graph_output())
-    if asymmetric:
-        notes.append(f"{several(asymmetric)}: weights with zero points that are not zero are rounded anew")
+                        others.append(name_of(layer))
+        graph.remove(node, safe=True)
+    if others:
+        notes.append(
+            f"{several(others)}: weights with zero points, or with scales along another axis than the output "
+            "channels', are rounded anew"
+        )
     return found
 
 
@@ -95,8 +99,14 @@ def _weights(layer: ir.Node, scales: NDArray[np.float64], steps: NDArray[np.int6
     return LayerWeights(axis, sizes, np.where(along(scales, axis, steps.ndim) > 0, steps, 0).astype(np.int16))
 
 
-def _eight_bits(steps: NDArray[np.int64]) -> bool:
-    return bool(steps.min(initial=0) >= -LEVELS - 1 and steps.max(initial=0) <= LEVELS)
+def _reason_to_refuse(steps: NDArray[np.int64], axis: int, expected: int) -> tuple[str, str] | None:
+    """What is wrong with weights, and what would be right."""
+    if axis != expected:
+        return f"weights with a scale along axis {axis}", f"axis {expected}"
+    lowest, highest = int(steps.min(initial=0)), int(steps.max(initial=0))
+    if lowest < -LEVELS - 1 or highest > LEVELS:
+        return f"weights from {lowest} to {highest}", "-128 to 127"
+    return None
 
 
 def _stored(node: ir.Node) -> NDArray[np.int64] | None:

@@ -23,6 +23,7 @@ __all__ = [
     "data_name",
     "read_grid",
     "refusal",
+    "same_grid",
     "several",
 ]
 
@@ -73,6 +74,16 @@ def read_grid(node: ir.Node) -> Grid:
     axis = node.attributes.get_int("axis", 1)
     axis = axis + rank if axis < 0 else axis
     return Grid(scales, zeros, int(limits.min), int(limits.max), axis)
+
+
+def same_grid(quantize: ir.Node, dequantize: ir.Node) -> bool:
+    """Whether a DequantizeLinear gives back what went into a QuantizeLinear, rounded."""
+    before, after = read_grid(quantize), read_grid(dequantize)
+    return (
+        np.array_equal(before.zero_point.ravel(), after.zero_point.ravel())
+        and before.scale.size == after.scale.size
+        and np.allclose(before.scale.ravel(), after.scale.ravel(), rtol=1e-6, atol=0)
+    )
 
 
 def along(numbers: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:

@@ -191,6 +191,34 @@ def test_tensors_that_are_quantized_alike_and_joined_have_the_same_grid_then(tmp
     assert operators(lowered(graph, "tensorrt"))["QuantizeLinear"] == 4
 
 
+def test_a_scale_that_changes_between_quantizing_and_dequantizing_is_refused(tmp_path: Path) -> None:
+    net = Quantized()
+    zero = net.constant(_ZERO)
+    x = net.add("QuantizeLinear", "image", net.constant(np.float32(STEP)), zero)
+    x = net.add("DequantizeLinear", x, net.constant(np.float32(STEP / 2)), zero)
+    x = net.add("Conv", x, net.stored(net.steps(4, 3, 1, 1), STEP))
+    with pytest.raises(BuildError, match="another scale or zero point than before"):
+        load_float_graph(save(net.model(x), tmp_path / "model.onnx"))
+
+
+def test_weights_behind_a_transpose(tmp_path: Path) -> None:
+    """As torch writes a dense layer; and with scales along its inputs."""
+    for axis, size in ((0, 5), (1, 3 * SIDE**2)):
+        net = Quantized()
+        stored = net.stored(net.steps(5, 3 * SIDE**2), [STEP / 4] * size, axis=axis)
+        x = net.fake(net.add("Flatten", "image"))
+        net.add("MatMul", x, net.add("Transpose", stored, perm=[1, 0]), name="scores")
+        path = save(net.model("scores", own_spec=spec()), tmp_path / "model.onnx")
+        if axis == 0:
+            assert_same(onnx.load(path), load_float_graph(path))
+            continue
+        with pytest.raises(BuildError, match=r"a scale along axis 0.*expected axis 1"):
+            load_float_graph(path)
+        table = take_quantization(load_graph(path), exact=False)
+        assert table is not None
+        assert (len(table.activations), len(table.weights)) == (1, 0)
+
+
 def test_operators_on_integers_are_refused_in_words(tmp_path: Path) -> None:
     net = Net(("N", 3, 8, 8))
     quantized = net.split("DynamicQuantizeLinear", "image", names=["q", "scale", "zero"])
