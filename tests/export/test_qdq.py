@@ -153,7 +153,7 @@ def test_what_cannot_be_kept_is_refused_in_words(grid: dict[str, Any], words: st
 
 def test_what_only_ranges_are_wanted_of_is_taken_as_far_as_it_goes(tmp_path: Path) -> None:
     net = Quantized()
-    by_channel = [net.constant(np.float32([1, 3, 2]) * STEP), net.constant(np.zeros(3, np.uint8))]
+    by_channel = [net.constant(np.array([1, 3, 2]) * STEP), net.constant(np.zeros(3, np.uint8))]
     x = net.add("QuantizeLinear", "image", *by_channel, axis=1)
     x = net.add("DequantizeLinear", x, *by_channel, axis=1)
     steps = net.random.integers(0, 256, (4, 3, 1, 1), np.uint8)
