@@ -56,14 +56,18 @@ class SwitchedNetwork:
 
     def run(self, tensor: NDArray[np.float32], *, leave: Collection[str] = ()) -> list[NDArray[Any]]:
         """Input tensor → the outputs, with the layers named in `leave` in float and all others in INT8."""
+        return self._run(tensor, self._set(leave))
+
+    def _run(self, tensor: NDArray[np.float32], switches: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        values: list[NDArray[Any]] = self._session.run(None, {self._input: tensor, **switches})
+        return values
+
+    def _set(self, leave: Collection[str]) -> dict[str, NDArray[Any]]:
+        """The switches' positions; in a network of 200 layers this takes longer than an inference."""
         plan = make_plan(self._graph, self._table, leave)
         on = {(node.outputs[0].name, index) for uses in plan.readers.values() for node, index in uses}
         on |= {(node.outputs[0].name, index) for node in plan.layers for index in (1, 2)}
-        feeds: dict[str, NDArray[Any]] = {
-            switch: np.array(place in on) for switch, place in self._switches.items()
-        }
-        values: list[NDArray[Any]] = self._session.run(None, {self._input: tensor, **feeds})
-        return values
+        return {switch: np.array(place in on) for switch, place in self._switches.items()}
 
     def errors(
         self, tensors: Sequence[NDArray[np.float32]], *, stage: str, progress: Progress = no_progress
@@ -81,14 +85,15 @@ class SwitchedNetwork:
         """
         energy = np.zeros(self._outputs)
         noise = np.zeros((len(self.layers), self._outputs))
+        none = self._set(self.layers)
+        only = [self._set([other for other in self.layers if other != name]) for name in self.layers]
         for done, tensor in enumerate(tensors):
-            exact = self.run(tensor, leave=self.layers)
+            exact = self._run(tensor, none)
             energy += [np.square(output, dtype=np.float64).sum() for output in exact]
-            for index, name in enumerate(self.layers):
-                alone = self.run(tensor, leave=[other for other in self.layers if other != name])
+            for index, switches in enumerate(only):
                 noise[index] += [
                     np.square(one.astype(np.float64) - output).sum()
-                    for one, output in zip(alone, exact, strict=True)
+                    for one, output in zip(self._run(tensor, switches), exact, strict=True)
                 ]
                 progress(stage, done * len(self.layers) + index + 1, len(tensors) * len(self.layers))
         some = energy > 0
