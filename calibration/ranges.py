@@ -12,7 +12,7 @@
 - `mse`: the threshold that leaves the smallest mean squared error between x and its quantized value, clipping
   included, of 64 thresholds from a fifth of the largest magnitude up to it.
 
-`auto` is made of these, tensor by tensor, in `edgecnn.calibration.selection`.
+`auto` chooses among these, tensor by tensor: see `edgecnn.calibration.selection`.
 """
 
 from __future__ import annotations
