@@ -143,9 +143,13 @@ def synthetic_frames(
 
     Returns:
         `count` frames of (H, W, 3) uint8 BGR.
-    """
-    import cv2
 
+    Raises:
+        BackendUnavailableError: OpenCV is missing.
+    """
+    from edgecnn.camera.opencv import import_cv2
+
+    cv2 = import_cv2()
     rng = np.random.default_rng(seed)
     height, width = size_hw
     frames = []

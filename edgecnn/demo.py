@@ -23,6 +23,7 @@ from edgecnn.dataset import open_frames
 from edgecnn.drawing import draw_lines
 from edgecnn.errors import BackendUnavailableError, OutputError, OutputExistsError
 from edgecnn.files import write_atomic
+from edgecnn.interrupts import interrupts_deferred
 from edgecnn.labels import read_labels
 from edgecnn.model import Model, load
 from edgecnn.pipeline import Pipeline
@@ -197,7 +198,8 @@ def export_efficientnet(path: Path) -> None:
     Its preprocessing is TensorFlow's: bicubic, (pixel − 127) / 128.
     """
     try:
-        import torch
+        with interrupts_deferred():
+            import torch
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise _not_installed(str(error)) from error

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from edgecnn.device import Device, read_device
 from edgecnn.errors import EdgeCNNError
 from edgecnn.gpu import Gpu, read_gpu
+from edgecnn.interrupts import interrupts_deferred
 
 __all__ = ["Finding", "examine"]
 
@@ -97,7 +98,8 @@ def _machine(device: Device) -> Finding:
 def _opencv(*, jetson: bool) -> Iterator[Finding]:
     purpose = "images, videos and cameras"
     try:
-        import cv2
+        with interrupts_deferred():
+            import cv2
     except ImportError as error:
         if importlib.util.find_spec("cv2") is None:
             found, remedy = "not installed", _JETPACK if jetson else "pip install 'edgecnn[cpu]'"
@@ -144,7 +146,8 @@ def _opencv(*, jetson: bool) -> Iterator[Finding]:
 def _onnxruntime(*, jetson: bool) -> Finding:
     name, purpose = "ONNX Runtime", "running models on the CPU"
     try:
-        import onnxruntime
+        with interrupts_deferred():
+            import onnxruntime
     except ImportError as error:
         found = "not installed" if importlib.util.find_spec("onnxruntime") is None else str(error)
         remedy = "pip install onnxruntime" if jetson else "pip install 'edgecnn[cpu]'"

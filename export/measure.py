@@ -18,6 +18,7 @@ from edgecnn.compare import Agreement, compare
 from edgecnn.dataset import FrameSet
 from edgecnn.export.fp16_reference import as_fp16_computes
 from edgecnn.export.graph import to_bytes
+from edgecnn.interrupts import interrupts_deferred
 from edgecnn.metadata import SPEC_KEY
 from edgecnn.model import Model
 from edgecnn.progress import Progress, no_progress
@@ -58,7 +59,8 @@ class Compiled:
 
 def compiled(content: bytes) -> Compiled:
     """Read back what ONNX Runtime makes of a model, given as the bytes of its file."""
-    import onnx
+    with interrupts_deferred():
+        import onnx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimized.onnx")

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 
 from edgecnn.errors import BackendUnavailableError
+from edgecnn.interrupts import interrupts_deferred
 
 __all__ = ["essential_line", "quiet", "remedy_for", "require"]
 
@@ -33,7 +34,7 @@ def require(*modules: str, remedy: str = "pip install 'edgecnn[export]'") -> Non
 
 def _import(name: str, remedy: str) -> None:
     try:
-        with quiet():
+        with quiet(), interrupts_deferred():
             importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise BackendUnavailableError(f"{error.name or name} is not installed", remedy=remedy) from error

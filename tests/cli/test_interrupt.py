@@ -67,6 +67,65 @@ def test_ctrl_c(name: str, demo_folder: Path, tmp_path: Path) -> None:
     assert reported >= 1
 
 
+# Sends Ctrl-C at the moment when Python looks for a package's compiled part, and says at the end whether the
+# package was imported whole all the same. One that is not may crash the process: onnx's does.
+IMPORT_DRIVER = """
+import signal, sys
+package, compiled = sys.argv.pop(1), sys.argv.pop(1)
+
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == compiled:
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupter())
+from edgecnn.__main__ import entry_point
+try:
+    entry_point()
+finally:
+    print("whole" if package in sys.modules else "in part")
+"""
+COMPILED = {
+    "torch": "torch._C",
+    "onnx": "onnx.onnx_cpp2py_export",
+    "onnxruntime": "onnxruntime.capi.onnxruntime_pybind11_state",
+    "cv2": "cv2",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        *(("demo", package) for package in COMPILED),
+        *(("export", package) for package in ("torch", "onnx", "onnxruntime")),
+        *((name, package) for name in ("calibrate", "build") for package in ("onnx", "onnxruntime", "cv2")),
+        *((name, package) for name in ("run", "bench", "compare") for package in ("onnxruntime", "cv2")),
+        *(("inspect", package) for package in ("onnx", "onnxruntime")),
+        *(("doctor", package) for package in ("onnxruntime", "cv2")),
+        ("table", "onnx"),
+    ],
+)
+def test_compiled_packages_are_imported_whole(
+    name: str, package: str, demo_folder: Path, tmp_path: Path
+) -> None:
+    commands = {
+        **COMMANDS,
+        "inspect": "inspect {demo}/model.int8.onnx",
+        "doctor": "doctor",
+        "table": "table {demo}/model.calibrated.onnx",
+    }
+    command = commands[name].format(demo=demo_folder).split()
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORT_DRIVER, package, COMPILED[package], *command],
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 1, run
+    assert run.stdout.splitlines()[-1] == "whole"
+    assert "interrupted" in run.stderr.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_run_at_random_moments(colour_onnx: Path, tmp_path: Path) -> None:
     """Ten of the fifty that `benchmarks/interruptions.py` makes."""
