@@ -126,10 +126,10 @@ def measure_adjustments(
     centred = sum(entry.centred for entry in table.activations.values())
     moved = sum(entry.moves is not None for entry in table.weights.values())
     variants: list[tuple[str, int, str, Callable[[], dict[str, Any]]]] = [
-        ("ranges", clipped, "tensors clipped", ranges),
-        ("centring", centred, "tensors", centring),
-        ("rounding", moved, "layers", lambda: {"weights": weight_scales(model), "rounding": "nearest"}),
-        ("bias correction", len(table.biases), "layers", lambda: {"biases": {}}),
+        ("ranges", clipped, "clipped tensor", ranges),
+        ("centring", centred, "tensor", centring),
+        ("rounding", moved, "layer", lambda: {"weights": weight_scales(model), "rounding": "nearest"}),
+        ("bias correction", len(table.biases), "layer", lambda: {"biases": {}}),
     ]
 
     def errors(changes: dict[str, Any]) -> Errors:
@@ -163,7 +163,7 @@ def measure_adjustments(
                 gain_error_db=round(symmetric.error_db, 2),
                 onnxruntime_gain_db=round(onnxruntime.mean_db, 2),
                 onnxruntime_gain_error_db=round(onnxruntime.error_db, 2),
-                extent=f"{count} {unit}",
+                extent=f"{count} {unit}{'' if count == 1 else 's'}",
             )
         )
         if not accepted:

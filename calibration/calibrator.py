@@ -35,7 +35,7 @@ from edgecnn.calibration.ranges import Method
 from edgecnn.calibration.recipe import Recipe, Rounding
 from edgecnn.calibration.result import CalibrationResult
 from edgecnn.dataset import FrameSet, open_frames
-from edgecnn.errors import BuildError, OutputError
+from edgecnn.errors import BuildError
 from edgecnn.evaluation import LabelledSet
 from edgecnn.export.graph import load_graph, save_graph
 from edgecnn.export.lowering import refuse_lowered
@@ -105,10 +105,10 @@ def calibrate(
         BackendUnavailableError: AdaRound without PyTorch.
     """
     Recipe.check(method, rounding)
-    target = check_output(output, force=force)
+    inputs = (model, data, evaluation_data, ranges)
+    target = check_output(output, force=force, inputs=inputs)
     if report is not None:
-        _refuse_overwriting(check_output(report, force=force), output, model, data, evaluation_data, ranges)
-    _refuse_overwriting(target, model, data, evaluation_data, ranges)
+        check_output(report, force=force, inputs=(*inputs, output))
     budget = budget or Budget()
     graph, spec = _load(model, spec)
     recipe = Recipe(
@@ -164,14 +164,6 @@ class _Frames:
     judging: FrameSet
     reporting: FrameSet
     labelled: LabelledSet | None
-
-
-def _refuse_overwriting(target: Path, *others: str | os.PathLike[str] | None) -> None:
-    for other in others:
-        if other is not None and target.resolve() == Path(other).resolve():
-            raise OutputError(
-                f"cannot write {target}", got="a path that is given twice", expected="another file"
-            )
 
 
 def _load(model: str | os.PathLike[str], spec: ModelSpec | None) -> tuple[ir.Model, ModelSpec]:
@@ -235,7 +227,7 @@ def _result(outcome: Outcome, path: Path, frames: _Frames, recipe: Recipe) -> Ca
     if budget.max_drop and frames.labelled is None:
         warnings.append(f"{frames.held_out.name} has no labels: what FP32 finds was taken as right")
     if budget and mix:
-        warnings += mix.warnings(budget, frames.judging.count, measured)
+        warnings += mix.warnings(frames.judging.count, measured)
     return CalibrationResult(
         path=path,
         table=outcome.chosen.table,
@@ -248,6 +240,7 @@ def _result(outcome: Outcome, path: Path, frames: _Frames, recipe: Recipe) -> Ca
         warnings=tuple(warnings),
         sensitivity=mix.sensitivity if mix else (),
         tradeoff=mix.tradeoff if mix else (),
+        budget=budget or None,
         budget_met=not mix.misses if mix and budget else None,
         chosen_on_same_frames=recipe.method == "auto" and recipe.imported is None and not budget,
         drops={name: (measured.drops[0][name], measured.drops[1][name]) for name in measured.drops[0]},

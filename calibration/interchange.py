@@ -149,7 +149,7 @@ def import_ranges(
         ModelFormatError: `ranges` is none of these files, or damaged.
         ModelNotFoundError, SpecError, OutputError, OutputExistsError.
     """
-    target = check_output(output, force=force)
+    target = check_output(output, force=force, inputs=(model, ranges))
     graph = load_graph(model)
     refuse_lowered(graph)
     check_spec(graph, spec, name=str(model))

@@ -21,7 +21,7 @@ from edgecnn.evaluation import (
     open_if_labelled,
 )
 from edgecnn.export.graph import to_bytes
-from edgecnn.export.lowering import lower_graph
+from edgecnn.export.lowering import Target, lower_graph
 from edgecnn.export.lowering.tensorrt_int8 import quantize
 from edgecnn.metadata import QUANTIZATION_KEY
 from edgecnn.model import Model
@@ -32,9 +32,25 @@ from edgecnn.spec import ModelSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Measured", "Measuring", "agreements", "open_with_labels"]
+__all__ = ["Grid", "Measured", "Measuring", "agreements", "open_with_labels"]
 
 _TOLERABLE_DB = 1.0
+
+
+class Grid(NamedTuple):
+    """What INT8 costs on one of the two grids.
+
+    Attributes:
+        target: whose grid it is.
+        words: what to call it in a sentence.
+        accuracy: against the float model.
+        drops: as in `Measured`.
+    """
+
+    target: Target
+    words: str
+    accuracy: Agreement
+    drops: Mapping[str, float]
 
 
 class Measured(NamedTuple):
@@ -54,17 +70,12 @@ class Measured(NamedTuple):
     drops: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
 
     @property
-    def grids(self) -> tuple[tuple[str, Agreement, Mapping[str, float]], ...]:
-        """Both, with what to call them in a sentence."""
+    def grids(self) -> tuple[Grid, Grid]:
+        """Both of them."""
         return (
-            ("as ONNX Runtime runs it", self.accuracy, self.drops[0]),
-            ("on TensorRT's grid", self.symmetric, self.drops[1]),
+            Grid("onnxruntime", "as ONNX Runtime runs it", self.accuracy, self.drops[0]),
+            Grid("tensorrt", "on TensorRT's grid", self.symmetric, self.drops[1]),
         )
-
-    @property
-    def sqnr_db(self) -> float:
-        """The lower one of the two grids."""
-        return min(self.accuracy.worst_sqnr_db, self.symmetric.worst_sqnr_db)
 
     def worse_than(self, other: Measured) -> str | None:
         """In words, on which of the two grids it is worse; None where neither is worse in earnest.
@@ -72,8 +83,8 @@ class Measured(NamedTuple):
         A loss counts where it is more than the gain on the other grid, or more than 1 dB: frames are few.
         """
         pairs = [
-            (one.worst_sqnr_db, two.worst_sqnr_db, grid)
-            for (grid, one, _), (_, two, _) in zip(self.grids, other.grids, strict=True)
+            (one.accuracy.worst_sqnr_db, two.accuracy.worst_sqnr_db, one.words)
+            for one, two in zip(self.grids, other.grids, strict=True)
         ]
         losses = [(two - one if one < two else 0.0, one, two, grid) for one, two, grid in pairs]
         loss, one_db, two_db, grid = max(losses)

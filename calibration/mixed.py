@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from edgecnn.calibration.measurement import Measured, Measuring, agreements
+from edgecnn.calibration.measurement import Grid, Measured, Measuring, agreements
 from edgecnn.compare import Agreement
 from edgecnn.errors import BuildError
+from edgecnn.export.lowering import TARGETS, Target
 
 __all__ = ["Budget", "Miss", "TradeoffPoint"]
 
@@ -25,17 +26,22 @@ class Miss(NamedTuple):
 class Budget:
     """What INT8 may cost. All that is given must hold, on ONNX Runtime's grid and on TensorRT's.
 
+    Texts say what it asks for: `str(Budget(min_sqnr_db=25))` is "SQNR at least 25 dB".
+
     Attributes:
         min_sqnr_db: the lowest SQNR of any output, in dB.
         min_agreement: the lowest of the task's metrics of agreement with FP32, such as `top1_agreement`, from
             0 to 1.
         max_drop: metric of `edgecnn.evaluation` → by how many points of a hundred it may be worse than with
             FP32; of an error such as `rmse`, in its own unit.
+        target: where it must hold, if not on both: `onnxruntime` or `tensorrt`. ONNX Runtime's is mostly the
+            harder one, and layers that stay in float only for its sake cost time on a GPU.
     """
 
     min_sqnr_db: float | None = None
     min_agreement: float | None = None
     max_drop: Mapping[str, float] = field(default_factory=dict)
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         if self.min_sqnr_db is not None and not math.isfinite(self.min_sqnr_db):
@@ -43,6 +49,10 @@ class Budget:
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise BuildError(
                 "the lowest agreement is wrong", got=str(self.min_agreement), expected="0 to 1, such as 0.985"
+            )
+        if self.target not in (None, *TARGETS):
+            raise BuildError(
+                "the budget's target is wrong", got=str(self.target), expected=" or ".join(TARGETS)
             )
         for name, points in self.max_drop.items():
             if not 0 <= points < math.inf:
@@ -53,10 +63,26 @@ class Budget:
     def __bool__(self) -> bool:
         return bool(self.max_drop) or (self.min_sqnr_db, self.min_agreement) != (None, None)
 
+    def __str__(self) -> str:
+        parts = [f"{name} worse by at most {points:g}" for name, points in self.max_drop.items()]
+        if self.min_agreement is not None:
+            parts.insert(0, f"agreement at least {self.min_agreement:g}")
+        if self.min_sqnr_db is not None:
+            parts.insert(0, f"SQNR at least {self.min_sqnr_db:g} dB")
+        return ", ".join(parts) + (f", for {self.target}" if self.target else "")
+
+    def grids(self, measured: Measured) -> tuple[Grid, ...]:
+        """Those on which it must hold."""
+        return tuple(grid for grid in measured.grids if self.target in (None, grid.target))
+
+    def sqnr_db(self, measured: Measured) -> float:
+        """The lowest on the grids on which it must hold."""
+        return min(grid.accuracy.worst_sqnr_db for grid in self.grids(measured))
+
     def misses(self, measured: Measured) -> tuple[Miss, ...]:
         """What does not hold; none where all is met."""
         found = []
-        for grid, one, drops in measured.grids:
+        for _, grid, one, drops in self.grids(measured):
             if self.min_sqnr_db is not None and one.worst_sqnr_db < self.min_sqnr_db:
                 words = f"SQNR {one.worst_sqnr_db:.2f} dB instead of {self.min_sqnr_db:g} {grid}"
                 found.append(Miss("sqnr", words))
@@ -96,6 +122,7 @@ class TradeoffPoint:
         accuracy: measured, as ONNX Runtime runs it, on the frames that choose; None where only the prediction
             was made.
         symmetric: measured on TensorRT's grid; None as above.
+        target: of the budget.
         chosen: whether this is the set that was taken.
     """
 
@@ -104,21 +131,23 @@ class TradeoffPoint:
     predicted_sqnr_db: float
     accuracy: Agreement | None = None
     symmetric: Agreement | None = None
+    target: Target | None = None
     chosen: bool = False
 
     @property
     def sqnr_db(self) -> float | None:
-        """The lower of the two grids' measured SQNR; None where not measured, infinite where identical."""
+        """The lowest measured where it counts; None where not measured, infinite where identical."""
         return min((one.worst_sqnr_db for one in self._measured()), default=None)
 
     @property
     def agreement(self) -> float | None:
-        """The lowest measured metric of agreement; None where not measured, or the task has none."""
+        """The lowest metric of agreement there; None where not measured, or the task has none."""
         values = [value for one in self._measured() for value in agreements(one).values()]
         return min(values, default=None)
 
     def _measured(self) -> tuple[Agreement, ...]:
-        return tuple(one for one in (self.accuracy, self.symmetric) if one is not None)
+        both = (("onnxruntime", self.accuracy), ("tensorrt", self.symmetric))
+        return tuple(one for name, one in both if one is not None and self.target in (None, name))
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgecnn.calibration.adjustments import Adjustment
-from edgecnn.calibration.mixed import TradeoffPoint
+from edgecnn.calibration.mixed import Budget, TradeoffPoint
 from edgecnn.calibration.observers import TensorStats
 from edgecnn.calibration.second_order import LayerRounding
 from edgecnn.compare import Agreement
@@ -97,6 +97,7 @@ class Report:
         depth: tensor → its SQNR in dB on the symmetric grid, None where identical; in the network's order.
         falls: tensor → by how many dB its SQNR is below the lowest of those that it is computed from.
         depth_frames: how many frames that was measured on.
+        budget: what INT8 might cost; None where anything.
         budget_met: on the frames that chose the layers in float; None without a budget.
         chosen_on_same_frames: as in `CalibrationResult`.
     """
@@ -117,6 +118,7 @@ class Report:
     depth_frames: int
     tradeoff: Sequence[TradeoffPoint]
     half: Half
+    budget: Budget | None = None
     budget_met: bool | None = None
     chosen_on_same_frames: bool = False
 
@@ -189,6 +191,7 @@ def write_report(
             falls=_falls(model, dict(depth)),
             depth_frames=seen,
             tradeoff=result.tradeoff,
+            budget=result.budget,
             budget_met=result.budget_met,
             chosen_on_same_frames=result.chosen_on_same_frames,
             half=_half(model, frames.spaced(_HALF_FRAMES), threads, progress),

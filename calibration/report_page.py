@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["render"]
 
+_GRIDS = {
+    None: "the lower of both grids",
+    "onnxruntime": "as ONNX Runtime runs it",
+    "tensorrt": "on TensorRT’s grid",
+}
+
 _HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
@@ -76,8 +82,8 @@ def _facts(report: Report) -> str:
         ("Calibrated on", frames),
         ("Measured on", _count(report.accuracy.images, "held-out frame")),
     ]
-    if report.budget_met is not None:
-        facts.append(("Budget", "met" if report.budget_met else "not met"))
+    if report.budget is not None:
+        facts.append(("Budget", f"{report.budget}: {'met' if report.budget_met else 'not met'}"))
     items = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts)
     digest = f'<p class="hash">SHA-256 of the frames <code>{escape(found.frames_sha256)}</code></p>'
     return f'<dl class="facts">{items}</dl>{digest}'
@@ -168,13 +174,14 @@ def _depth(report: Report) -> str:
 def _tradeoff(report: Report) -> str:
     points = report.tradeoff
     predicted = [(100 * point.int8_share, point.predicted_sqnr_db) for point in points]
+    grids = _GRIDS[None if report.budget is None else report.budget.target]
     plots = [
         (
-            "SQNR, the lower of both grids; dashed: predicted",
+            f"SQNR, {grids}; dashed: predicted",
             tradeoff_plot(_tradeoff_marks(report, "dB"), predicted, "dB"),
         ),
         (
-            "Agreement with FP32, the lower of both grids",
+            f"Agreement with FP32, {grids}",
             tradeoff_plot(_tradeoff_marks(report, "%"), [], "%"),
         ),
     ]
@@ -186,7 +193,7 @@ def _tradeoff(report: Report) -> str:
     kept = [escape(name) for point in points if point.chosen for name in point.kept_in_float]
     names = f"<p>In float: {', '.join(f'<code>{name}</code>' for name in kept)}.</p>" if kept else ""
     words = "Layers leave INT8 one after the other, first those that gain most for what they cost."
-    if report.budget_met is None:
+    if report.budget is None:
         words += " No budget was given, so none did; dashed is what it would bring."
     return f"<p>{words}</p>{drawn}{names}"
 
@@ -201,7 +208,7 @@ def _tradeoff_marks(report: Report, unit: str) -> list[Point]:
         title = f"{_count(count, 'layer')} in float, {point.int8_share:.1%} of the operations in INT8"
         if value is not None:
             title += f": {value:.1f} {unit}"
-        label = f"{'' if report.budget_met is None else 'chosen: '}{count} in float" if point.chosen else None
+        label = f"{'' if report.budget is None else 'chosen: '}{count} in float" if point.chosen else None
         marks.append(Point(x=100 * point.int8_share, y=value, title=title, marked=point.chosen, label=label))
     return marks
 

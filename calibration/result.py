@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgecnn.calibration.adjustments import Adjustment
-from edgecnn.calibration.mixed import TradeoffPoint
+from edgecnn.calibration.mixed import Budget, TradeoffPoint
 from edgecnn.calibration.second_order import LayerRounding
 from edgecnn.calibration.sensitivity import LayerSensitivity
 from edgecnn.camera.source import Skipped
@@ -35,6 +35,7 @@ class CalibrationResult:
         sensitivity: what each layer's quantization does to the outputs, in the network's order; empty where
             neither a budget was given nor a report asked for.
         tradeoff: the sets of layers in float that were considered, from none on; empty as above.
+        budget: what INT8 might cost; None where anything.
         budget_met: on the frames that chose; None where no budget was given.
         chosen_on_same_frames: whether the frames that `accuracy` is of also decided which adjustments were
             kept, and whether the plain way was: with `auto` and without a budget.
@@ -53,6 +54,7 @@ class CalibrationResult:
     warnings: tuple[str, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()
     tradeoff: tuple[TradeoffPoint, ...] = ()
+    budget: Budget | None = None
     budget_met: bool | None = None
     chosen_on_same_frames: bool = False
     drops: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -52,16 +52,21 @@ class Mix:
     """What the search found.
 
     Attributes:
-        chosen: the trial that meets the budget, or the best one.
+        budget: that was asked for.
+        chosen: the trial that meets it, or the best one.
         trials: all of them, the first one without any layer in float.
         sensitivity: what each layer's quantization does, and what became of it.
-        misses: what of the budget does not hold.
     """
 
+    budget: Budget
     chosen: Trial
     trials: tuple[Trial, ...]
     sensitivity: tuple[LayerSensitivity, ...]
-    misses: tuple[Miss, ...]
+
+    @property
+    def misses(self) -> tuple[Miss, ...]:
+        """What of the budget does not hold."""
+        return self.budget.misses(self.chosen.measured)
 
     @property
     def tradeoff(self) -> tuple[TradeoffPoint, ...]:
@@ -85,6 +90,7 @@ class Mix:
                     predicted_sqnr_db=-10 * math.log10(error) if error > 0 else math.inf,
                     accuracy=None if trial is None else trial.measured.accuracy,
                     symmetric=None if trial is None else trial.measured.symmetric,
+                    target=self.budget.target,
                     chosen=trial is self.chosen,
                 )
             )
@@ -92,17 +98,17 @@ class Mix:
                 unit = _relative_error(trial) / expected
         return tuple(points)
 
-    def warnings(self, budget: Budget, count: int, reported: Measured) -> Iterable[str]:
+    def warnings(self, count: int, reported: Measured) -> Iterable[str]:
         """What the person who calibrates should know.
 
         Args:
-            budget: that was asked for.
             count: of the frames that chose.
             reported: the chosen set, on frames that had no part in the choice.
         """
-        if budget.min_agreement is not None and count * (1 - budget.min_agreement) < 1:
+        least = self.budget.min_agreement
+        if least is not None and count * (1 - least) < 1:
             yield (
-                f"an agreement of {budget.min_agreement:g} on {count} frames lets none of them differ; "
+                f"an agreement of {least:g} on {count} frames lets none of them differ; "
                 "more frames (--eval-data) choose better"
             )
         if self.misses:
@@ -113,7 +119,7 @@ class Mix:
                 f"the best of {len(self.trials)} sets that were tried. "
                 "Ask for less, calibrate with frames of more scenes, or build with --precision fp16"
             )
-        elif misses := budget.misses(reported):
+        elif misses := self.budget.misses(reported):
             yield (
                 f"on {reported.accuracy.images} frames that had no part in the choice it is "
                 f"{'; '.join(miss.words for miss in misses)}: ask for a little more than is needed"
@@ -144,7 +150,7 @@ def search(
         failed, met = met, attempt(tuple(names[:count]))
         trials.append(met)
     if misses:
-        met = max(trials, key=lambda one: (-len(budget.misses(one.measured)), one.measured.sqnr_db))
+        met = max(trials, key=lambda one: (-len(budget.misses(one.measured)), budget.sqnr_db(one.measured)))
     for _ in range(0 if misses else _BISECTIONS):
         if len(met.kept) - len(failed.kept) < 2:
             break
@@ -156,13 +162,13 @@ def search(
             met = middle
     kept = met.table.kept_in_float
     return Mix(
+        budget=budget,
         chosen=met,
         trials=tuple(trials),
         sensitivity=tuple(
             replace(layer, int8=False, reason=kept[layer.name]) if layer.name in kept else layer
             for layer in layers
         ),
-        misses=budget.misses(met.measured),
     )
 
 
@@ -226,6 +232,6 @@ def _next_count(
         least = min(len(names), max(2 * before, least))
     if budget.min_sqnr_db is None:
         return least
-    allowed = _error(layers, trial.kept) * 10 ** ((trial.measured.sqnr_db - budget.min_sqnr_db) / 10)
+    allowed = _error(layers, trial.kept) * 10 ** ((budget.sqnr_db(trial.measured) - budget.min_sqnr_db) / 10)
     counts = range(least, len(names))
     return next((count for count in counts if _error(layers, names[:count]) <= allowed), len(names))

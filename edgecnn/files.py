@@ -12,7 +12,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from edgecnn.errors import OutputError, OutputExistsError
@@ -20,12 +20,22 @@ from edgecnn.errors import OutputError, OutputExistsError
 __all__ = ["atomic_output", "check_output", "sha256_file", "write_atomic"]
 
 
-def check_output(path: str | os.PathLike[str], *, force: bool = False) -> Path:
+def check_output(
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+) -> Path:
     """Refuse an output path early, before any long work.
+
+    Args:
+        path: of the file that is to be written.
+        force: overwrite it.
+        inputs: what the work reads or writes besides, and must not overwrite even so.
 
     Raises:
         OutputExistsError: something is there and `force` is false.
-        OutputError: it is a folder or a device, its folder is missing or not writable.
+        OutputError: it is a folder or a device, its folder is missing or not writable, or it is an input.
     """
     target = Path(path)
     try:
@@ -45,6 +55,10 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False) -> Path:
         raise OutputError(f"cannot write {target}", got=f"no permission to write in {target.parent}")
     if mode is not None and not force:
         raise OutputExistsError(f"{target} exists", remedy="Use --force (force=True) to overwrite it")
+    if any(target.resolve() == Path(other).resolve() for other in inputs if other is not None):
+        raise OutputError(
+            f"cannot write {target}", got="a path that is given twice", expected="another file"
+        )
     return target
 
 

@@ -134,7 +134,7 @@ def build_onnxruntime(
             "unknown precision", got=precision, expected="one of " + ", ".join((*PRECISIONS, "auto"))
         )
     check_min_agreement(min_agreement)
-    destination = check_output(output, force=force)
+    destination = check_output(output, force=force, inputs=(model,))
     graph = load_float_graph(model)
     spec = check_spec(graph, spec, name=str(model))
     warnings = []

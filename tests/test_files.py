@@ -68,6 +68,16 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
     assert target.read_bytes() == b"new"
 
 
+def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
+    source = tmp_path / "a"
+    source.write_bytes(b"old")
+    for same in (source, tmp_path / "folder" / ".." / "a"):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        with pytest.raises(OutputError, match="got a path that is given twice, expected another file"):
+            check_output(same, force=True, inputs=(None, source))
+    assert check_output(tmp_path / "b", force=True, inputs=(None, source)) == tmp_path / "b"
+
+
 def test_a_file_that_appears_while_writing_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "a"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _FOR_FRAMES = (
-    "rounding", "min_sqnr", "min_agreement", "max_drop", "limit", "eval_data", "report", "threads",
+    "rounding", "min_sqnr", "min_agreement", "max_drop", "target", "limit", "eval_data", "report", "threads",
 )  # fmt: skip
 
 
@@ -41,6 +41,7 @@ edgecnn calibrate model.onnx --data photos/ --method minmax --rounding nearest -
 edgecnn calibrate model.onnx --ranges calibration.cache -o model.calibrated.onnx
 edgecnn calibrate model.onnx --ranges quantized-elsewhere.onnx --data photos/ -o model.calibrated.onnx
 edgecnn calibrate model.onnx --data photos/ --min-sqnr 25 --min-agreement 0.985 -o mixed.onnx
+edgecnn calibrate model.onnx --data photos/ --max-drop top1=0.5 --target tensorrt -o for-jetson.onnx
 """
     ),
 )
@@ -74,7 +75,7 @@ edgecnn calibrate model.onnx --data photos/ --min-sqnr 25 --min-agreement 0.985 
     "--min-sqnr",
     type=float,
     metavar="DB",
-    help="Keep layers in float until the outputs have this SQNR, on both grids.",
+    help="Keep layers in float until the outputs have this SQNR, in ONNX Runtime and on TensorRT's grid.",
 )
 @click.option(
     "--min-agreement",
@@ -88,6 +89,11 @@ edgecnn calibrate model.onnx --data photos/ --min-sqnr 25 --min-agreement 0.985 
     metavar="METRIC=POINTS",
     help="Keep layers in float until a metric of the task, such as top1 or map_50_95, is no more points of a "
     "hundred below FP32's, against the labels of the frames where there are any. Several are possible.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["onnxruntime", "tensorrt"]),
+    help="Where --min-sqnr, --min-agreement and --max-drop must hold, if not on both.",
 )
 @click.option(
     "--limit",
@@ -114,6 +120,7 @@ def command(
     min_sqnr: float | None,
     min_agreement: float | None,
     max_drop: tuple[str, ...],
+    target: Any,
     limit: int,
     eval_data: str | None,
     report: Path | None,
@@ -129,7 +136,11 @@ def command(
     """
     from edgecnn.calibration import Budget, calibrate
 
-    budget = Budget(min_sqnr_db=min_sqnr, min_agreement=min_agreement, max_drop=_drops(max_drop))
+    budget = Budget(
+        min_sqnr_db=min_sqnr, min_agreement=min_agreement, max_drop=_drops(max_drop), target=target
+    )
+    if target and not budget:
+        raise click.UsageError("--target: only with --min-sqnr, --min-agreement or --max-drop")
     if ranges is not None and method != "auto":
         raise click.UsageError("--method: not with --ranges, which has them")
     if data is None:
@@ -263,6 +274,7 @@ def _show(result: CalibrationResult, as_json: bool) -> None:
             "adjustments": [one.to_dict() for one in result.adjustments],
             "kept_in_float": dict(table.kept_in_float),
             "int8_share": result.int8_share,
+            "budget": str(result.budget) if result.budget else None,
             "budget_met": result.budget_met,
             "chosen_on_same_frames": result.chosen_on_same_frames,
             "drops": {metric: list(drops) for metric, drops in result.drops.items()},

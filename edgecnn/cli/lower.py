@@ -69,7 +69,7 @@ def command(
     from edgecnn.files import check_output
     from edgecnn.metadata import BUILD_KEY, read_json
 
-    check_output(output, force=force)
+    check_output(output, force=force, inputs=(model,))
     lowered = lower_graph(load_float_graph(model), precision, target=target)
     path = save_graph(lowered, output, force=force)
     nodes = dict(Counter(node.op_type for node in lowered.graph).most_common())

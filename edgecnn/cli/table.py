@@ -46,8 +46,6 @@ def command(
     as_text = output is not None and output.suffix.lower() == ".json"
     if tensorrt_version is not None and (output is None or as_text):
         raise click.UsageError("--tensorrt-version: only with a calibration cache")
-    if output is not None and output.resolve() == model.resolve():
-        raise click.UsageError("--output: not MODEL itself, which would be lost")
     from edgecnn.errors import BuildError
     from edgecnn.export.qdq import load_float_graph
     from edgecnn.export.tensorrt.calibration_cache import cache_text, tensor_scales
@@ -56,7 +54,7 @@ def command(
     from edgecnn.quantization import QuantizationTable
 
     if output is not None:
-        check_output(output, force=force)
+        check_output(output, force=force, inputs=(model,))
     graph = load_float_graph(model)
     table = QuantizationTable.from_metadata(graph.metadata_props)
     if table is None:

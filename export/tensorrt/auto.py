@@ -111,8 +111,8 @@ def build_fastest(
     check_min_agreement(min_agreement)
     require(flavour)
     options.refuse_for(flavour)
-    check_output(output, force=force)
-    check_output(sidecar_path(output), force=force)
+    check_output(output, force=force, inputs=(model,))
+    check_output(sidecar_path(output), force=force, inputs=(model,))
     if options.dla_core is not None:
         raise BuildError("precision auto is for the GPU", got="a DLA", expected="fp16 or int8 with it")
     if data is None:

@@ -130,8 +130,8 @@ def build_engine(
     _check_precision(precision)
     require(flavour)
     options.refuse_for(flavour)
-    check_output(output, force=force)
-    check_output(sidecar_path(output), force=force)
+    check_output(output, force=force, inputs=(model,))
+    check_output(sidecar_path(output), force=force, inputs=(model,))
     source = load_source(model, spec)
     for_dla = options.dla_core is not None and calibrates(flavour)
     if precision == "fp16" and not for_dla:

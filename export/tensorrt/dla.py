@@ -75,10 +75,10 @@ def write_dla_files(
     from edgecnn.export.tensorrt.lowered import load_source
     from edgecnn.files import check_output, write_atomic
 
-    path = check_output(output, force=force)
+    path = check_output(output, force=force, inputs=(model,))
     cache = path.with_suffix(".calib") if precision == "int8" else None
     if cache is not None:
-        check_output(cache, force=force)
+        check_output(cache, force=force, inputs=(model,))
     source = load_source(model, None)
     lowered = source.for_dla(precision)
     image = source.graph.graph.inputs[0]

@@ -151,8 +151,38 @@ def test_a_budget_holds_on_both_grids() -> None:
     ] == ["top1 worse by 1.00 instead of 0.5 as ONNX Runtime runs it"]
 
 
+def test_a_budget_may_hold_on_one_grid_alone() -> None:
+    good, bad = agreement(0.001, 1.0), agreement(0.01, 0.9)
+    budget = Budget(min_sqnr_db=25, min_agreement=0.95, target="tensorrt")
+    assert budget.misses(Measured(bad, good, b"")) == ()
+    assert {miss.measure for miss in budget.misses(Measured(good, bad, b""))} == {"sqnr", "agreement"}
+    assert str(budget) == "SQNR at least 25 dB, agreement at least 0.95, for tensorrt"
+    assert str(Budget(max_drop={"top1": 0.5})) == "top1 worse by at most 0.5"
+
+
+def test_layers_stay_in_float_only_for_the_grid_that_counts() -> None:
+    """ONNX Runtime has ten times the error that TensorRT has."""
+    found = layers([0.01] * 8, [10] * 8)
+
+    def attempt(kept: tuple[str, ...]) -> Trial:
+        ours, other = (agreement(factor * error_of(found, kept), 1.0) for factor in (10, 1))
+        return Trial(kept=kept, table=table({}), layers=(), measured=Measured(ours, other, b""))
+
+    for target, count, met in (("tensorrt", 2, True), ("onnxruntime", 4, False), (None, 4, False)):
+        mix = search(Budget(min_sqnr_db=12, target=cast("Any", target)), found, attempt(()), attempt)
+        assert (len(mix.chosen.kept), not mix.misses) == (count, met)
+        value = next(point.sqnr_db for point in mix.tradeoff if point.chosen)
+        assert value == pytest.approx(-10 * math.log10((8 - count) * (0.01 if met else 0.1)))
+
+
 @pytest.mark.parametrize(
-    "values", [{"min_agreement": 98.5}, {"min_sqnr_db": math.nan}, {"max_drop": {"top1": -1.0}}]
+    "values",
+    [
+        {"min_agreement": 98.5},
+        {"min_sqnr_db": math.nan},
+        {"max_drop": {"top1": -1.0}},
+        {"min_sqnr_db": 25.0, "target": "tensorrt-rtx"},
+    ],
 )
 def test_budgets_that_make_no_sense(values: dict[str, Any]) -> None:
     with pytest.raises(BuildError, match="is wrong"):
@@ -240,10 +270,14 @@ def test_a_budget_that_cannot_be_met_is_an_exit_code_and_the_best_is_written(
     data = str(model.with_name("frames.npy"))
     command = ["calibrate", str(model), "--data", data, "-o", str(output), "--force", "--json"]
     fast = ["--method", "minmax", "--rounding", "nearest"]
-    assert main([*command, *fast, "--min-sqnr", "80"]) == 1
+    page = model.with_name("unmet.html")
+    budget = ["--min-sqnr", "80", "--target", "tensorrt", "--report", str(page)]
+    assert main([*command, *fast, *budget]) == 1
     captured = capsys.readouterr()
     report = json.loads(captured.out.splitlines()[-1])
     assert report["budget_met"] is False
+    assert report["budget"] == "SQNR at least 80 dB, for tensorrt"
+    assert "SQNR at least 80 dB, for tensorrt: not met" in page.read_text()
     assert report["kept_in_float"]
     assert report["int8_share"] >= 0.5
     assert "the budget is not met: SQNR" in captured.err
@@ -258,6 +292,7 @@ def test_a_budget_that_cannot_be_met_is_an_exit_code_and_the_best_is_written(
         (["--max-drop", "top1"], 2, "expected METRIC=POINTS"),
         (["--max-drop", "top1=-1"], 1, "the largest drop of top1 is wrong"),
         (["--min-agreement", "98.5"], 2, "98.5 is not in the range"),
+        (["--target", "tensorrt"], 2, "--target: only with --min-sqnr, --min-agreement or --max-drop"),
     ],
 )
 def test_budgets_that_the_command_refuses(
