@@ -56,9 +56,7 @@ def check_output(
     if mode is not None and not force:
         raise OutputExistsError(f"{target} exists", remedy="Use --force (force=True) to overwrite it")
     if any(target.resolve() == Path(other).resolve() for other in inputs if other is not None):
-        raise OutputError(
-            f"cannot write {target}", got="a path that is given twice", expected="another file"
-        )
+        raise OutputError(f"cannot write {target}", got="a path that is given twice", expected="another file")
     return target
 
 
