@@ -55,7 +55,8 @@ def check_output(
         raise OutputError(f"cannot write {target}", got=f"no permission to write in {target.parent}")
     if mode is not None and not force:
         raise OutputExistsError(f"{target} exists", remedy="Use --force (force=True) to overwrite it")
-    if any(target.resolve() == Path(other).resolve() for other in inputs if other is not None):
+    real = os.path.realpath  # Path.resolve() raises where links go round in a circle
+    if any(real(target) == real(other) for other in inputs if other is not None):
         raise OutputError(f"cannot write {target}", got="a path that is given twice", expected="another file")
     return target
 

@@ -75,7 +75,9 @@ def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir(exist_ok=True)
         with pytest.raises(OutputError, match="got a path that is given twice, expected another file"):
             check_output(same, force=True, inputs=(None, source))
-    assert check_output(tmp_path / "b", force=True, inputs=(None, source)) == tmp_path / "b"
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    assert check_output(tmp_path / "b", force=True, inputs=(None, source, circle)) == tmp_path / "b"
 
 
 def test_a_file_that_appears_while_writing_is_kept(tmp_path: Path) -> None:

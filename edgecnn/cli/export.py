@@ -100,7 +100,8 @@ def command(
     The file carries how to use the model: the task, the preprocessing that it was trained with (--preset or
     the options below it), its labels.
     """
-    check_output(output, force=force)  # before torch is imported, which takes seconds
+    # before torch is imported, which takes seconds
+    check_output(output, force=force, inputs=(source, weights))
     from edgecnn.export import export_onnx, load_source
     from edgecnn.export.exporter import TOLERANCE
 

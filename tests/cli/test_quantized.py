@@ -100,6 +100,8 @@ def test_what_would_be_ignored_is_refused(
         "build {model} --precision fp16 --target tensorrt-rtx -o {model}",
         "build {model} --precision auto --target tensorrt-rtx --data {data} -o {model}",
         "table {model} -o {model}",
+        "export {model} -o {model}",
+        "export torchvision:resnet18 --weights {model} -o {model}",
         "calibrate {model} --data {data} -o {model}",
         "calibrate {model} --data {data} -o {other} --report {data}",
         "calibrate {model} --data {data} -o {other} --report {other}",
