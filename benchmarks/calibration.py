@@ -2,10 +2,10 @@
 
     python -m benchmarks.calibration [--frames N]
 
-ResNet-18 with 128 frames: running the float model alone, and observing all tensors with and without
-histograms, each with preprocessing and in this process. A 640-pixel detector with 500 frames: the plain way and
-the default recipe as whole commands in processes of their own, with their peak memory. Random weights: time and
-memory do not depend on them. Last line: JSON.
+ResNet-18 with 128 frames: running the float model alone, and observing all tensors without and with
+histograms, each with preprocessing and in this process. A 640-pixel detector with 500 frames: the plain
+way and the default recipe, each whole and in a process of its own, with its peak memory. Weights are
+random: time and memory do not depend on them. Last line: JSON.
 """
 
 from __future__ import annotations

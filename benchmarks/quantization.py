@@ -13,10 +13,11 @@ peer.
 
 Rows of ours: *symmetric* is what TensorRT gets, with all else in FP32 as the peers have it; *ONNX
 Runtime* its lowering; *dense in float* the same table with all Gemm and MatMul in float, as Model
-Optimizer has them; *mixed* has layers in float until 25 dB and, of a classifier, an agreement of 0.985
-are met, where INT8 everywhere does not meet them. Who asks for such an agreement needs more frames: 200
-others of calibration's sources, of which half choose. `again` says whether a second run gave the same
-bytes. TensorRT for RTX compiles what we lower for it, for SM86 and SM120, if it is installed.
+Optimizer has them; *mixed* has layers in float until --min-sqnr and, of a classifier, --min-agreement
+are met, where INT8 everywhere does not meet them (other numbers want another folder of --results). Who
+asks for an agreement needs more frames: 200 others of calibration's sources, of which half choose.
+`again` says whether a second run gave the same bytes. TensorRT for RTX compiles what we lower for it,
+for SM86 and SM120, if it is installed.
 
 The peers run in environments of their own, folders in --peers:
 
@@ -82,6 +83,8 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="folder with the peers' environments")
     parser.add_argument("--opencv-doc", type=Path, default=OPENCV_DOC, help="examples of Debian's opencv-doc")
     parser.add_argument("--evaluation", type=int, default=300, help="frames to judge by")
+    parser.add_argument("--min-sqnr", type=float, default=25.0, help="of mixed, in dB (%(default)s)")
+    parser.add_argument("--min-agreement", type=float, default=0.985, help="of mixed (%(default)s)")
     parser.add_argument("--adaround", action="store_true", help="our slowest recipe as well")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -147,10 +150,12 @@ class _Comparison:
     def _missed(self, rows: Mapping[str, Any]) -> dict[str, float]:
         """The budget for mixed precision; empty where INT8 everywhere meets it."""
         score = rows.get("ours: symmetric", {})
-        budget = {"min_sqnr_db": 25.0}
+        budget = {"min_sqnr_db": self.arguments.min_sqnr}
         if self.spec.task == "classification":
-            budget["min_agreement"] = 0.985
-        met = score.get("sqnr_db", 0) >= 25 and score.get("agreement", 1) >= budget.get("min_agreement", 0)
+            budget["min_agreement"] = self.arguments.min_agreement
+        met = score.get("sqnr_db", 0) >= budget["min_sqnr_db"] and score.get("agreement", 1) >= budget.get(
+            "min_agreement", 0
+        )
         return {} if met else budget
 
     def _ours(self, label: str, recipe: Mapping[str, Any]) -> dict[str, Any]:

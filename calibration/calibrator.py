@@ -11,7 +11,7 @@ still opens it, and every target can be built from it.
 
 The plain way, largest magnitudes and nearest steps, is measured beside the chosen one. Unless a method was
 asked for by name, it is kept where it is better, on ONNX Runtime's grid or on the table's own, which TensorRT
-gets: see `Measured.worse_than`.
+gets: over all frames (`Measured.worse_than`), and over their sources by more than chance.
 
 With a budget, one half of the held-out frames, of other sources than the other half, decides which layers
 stay in float, and the report is of the other half: it had no part in the choice. Without one, the frames that

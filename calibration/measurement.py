@@ -32,12 +32,12 @@ from edgecnn.spec import ModelSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Grid", "Measured", "Measuring", "agreements", "open_with_labels"]
+__all__ = ["GridCost", "Measured", "Measuring", "agreements", "open_with_labels"]
 
 _TOLERABLE_DB = 1.0
 
 
-class Grid(NamedTuple):
+class GridCost(NamedTuple):
     """What INT8 costs on one of the two grids.
 
     Attributes:
@@ -70,11 +70,11 @@ class Measured(NamedTuple):
     drops: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
 
     @property
-    def grids(self) -> tuple[Grid, Grid]:
+    def grids(self) -> tuple[GridCost, GridCost]:
         """Both of them."""
         return (
-            Grid("onnxruntime", "as ONNX Runtime runs it", self.accuracy, self.drops[0]),
-            Grid("tensorrt", "on TensorRT's grid", self.symmetric, self.drops[1]),
+            GridCost("onnxruntime", "as ONNX Runtime runs it", self.accuracy, self.drops[0]),
+            GridCost("tensorrt", "on TensorRT's grid", self.symmetric, self.drops[1]),
         )
 
     def worse_than(self, other: Measured) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from edgecnn.calibration.measurement import Grid, Measured, Measuring, agreements
+from edgecnn.calibration.measurement import GridCost, Measured, Measuring, agreements
 from edgecnn.compare import Agreement
 from edgecnn.errors import BuildError
 from edgecnn.export.lowering import TARGETS, Target
@@ -71,7 +71,7 @@ class Budget:
             parts.insert(0, f"SQNR at least {self.min_sqnr_db:g} dB")
         return ", ".join(parts) + (f", for {self.target}" if self.target else "")
 
-    def grids(self, measured: Measured) -> tuple[Grid, ...]:
+    def grids(self, measured: Measured) -> tuple[GridCost, ...]:
         """Those on which it must hold."""
         return tuple(grid for grid in measured.grids if self.target in (None, grid.target))
 

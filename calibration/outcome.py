@@ -89,11 +89,9 @@ def find_outcome(
     if not recipe.is_plain:
         plainly = measuring(plain.unrounded, "comparing with the plain way")
         worse = first.measured.worse_than(plainly)
-        if worse is not None and (
-            way.unrounded.method != "auto" or _loses(way, rounded, plain, image, measuring.frames, recipe)
-        ):
+        by_name = way.unrounded.method != "auto"  # then it is what was asked for, and only said to be worse
+        if worse is not None and (by_name or _loses(way, rounded, plain, image, measuring.frames, recipe)):
             words = f"{way.unrounded.method} ranges with {recipe.rounding} rounding gave {worse}"
-            by_name = way.unrounded.method != "auto"
             warnings.append(f"{words}, which {_PLAINLY} give" if by_name else f"{words}: {_PLAINLY} are kept")
             if not by_name:
                 way, first = plain, _trial(Rounded(plain.unrounded), plainly)
